@@ -1,0 +1,4 @@
+//! The balancer agent and its command line.
+
+pub mod model;
+pub mod view;

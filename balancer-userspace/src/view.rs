@@ -1,0 +1,142 @@
+//! What the pinned maps say, as plain data: the one input of every table, JSON document and metric.
+//!
+//! `datapath` reads it, `cli` and `metrics` show it.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use balancer_common::abi::{Algorithm, BackendState, BackendStats, PassReason, PickReason};
+
+use crate::model::{Family, Protocol};
+
+/// Everything at one instant. Counters of different backends may be a few microseconds apart.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The agent that writes, or last wrote, the maps.
+    pub agent: AgentView,
+    /// How full each map is.
+    pub maps: Vec<MapFill>,
+    /// Sorted by namespace, name, port name, protocol, family. The agent's self-probe is not among them.
+    pub services: Vec<ServiceView>,
+}
+
+/// What the maps say of the agent.
+#[derive(Clone, Debug)]
+pub struct AgentView {
+    /// Whether a process holds the agent's lock on the pins now.
+    pub liveness: Liveness,
+    /// Its process id, in its own PID namespace.
+    pub pid: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// Node name.
+    pub node: String,
+    /// Where Services come from, as a person would say it.
+    pub source: String,
+    /// The cgroup that the programs are attached to.
+    pub cgroup: PathBuf,
+    /// Where the maps are pinned.
+    pub pins: PathBuf,
+    /// Time since it started.
+    pub uptime: Duration,
+    /// The lease.
+    pub lease: Lease,
+    /// Time since its view became complete; `None` while it is not.
+    pub synced: Option<Duration>,
+    /// Time since the source was last known to be in touch with what it watches; `None` before.
+    pub contact: Option<Duration>,
+    /// Time since the tables last changed; `None` before.
+    pub changed: Option<Duration>,
+    /// Objects that it had to skip.
+    pub skipped: u32,
+}
+
+/// Whether the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It holds its lock.
+    Running,
+    /// Nobody holds the lock.
+    Dead,
+}
+
+/// The lease under which the programs translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// It never lapses (`--lease 0`).
+    Endless,
+    /// It has this long to go.
+    Valid(Duration),
+    /// It lapsed this long ago: every connect is passed through.
+    Lapsed(Duration),
+    /// It was never taken.
+    Never,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapFill {
+    /// Map name.
+    pub name: &'static str,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries that it can hold.
+    pub capacity: u64,
+    /// The agent's flag that raises the capacity.
+    pub flag: &'static str,
+}
+
+/// One Service port of one family.
+#[derive(Clone, Debug)]
+pub struct ServiceView {
+    /// Service id.
+    pub id: u32,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Service name.
+    pub name: Arc<str>,
+    /// Port name; empty for the only, unnamed port.
+    pub port_name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Family.
+    pub family: Family,
+    /// What applications dial.
+    pub frontend: SocketAddr,
+    /// How it chooses.
+    pub algorithm: Algorithm,
+    /// ClientIP affinity timeout.
+    pub affinity: Option<Duration>,
+    /// Raised each time the set of backends changes.
+    pub revision: u32,
+    /// What is wrong with the objects behind it, in words.
+    pub problem: Option<String>,
+    /// Picks, by [`PickReason`] as index.
+    pub picks: [u64; PickReason::ALL.len()],
+    /// Pass-throughs, by [`PassReason`] as index.
+    pub passes: [u64; PassReason::ALL.len()],
+    /// Unconnected UDP sockets that talked to too many Services and forgot this one.
+    pub flow_evictions: u64,
+    /// Sorted by address and port. Removed ones stand here for as long as sockets are open to them.
+    pub backends: Vec<BackendView>,
+}
+
+/// One backend of a [`ServiceView`].
+#[derive(Clone, Debug)]
+pub struct BackendView {
+    /// Backend id.
+    pub id: u32,
+    /// Address and target port.
+    pub addr: SocketAddr,
+    /// Whether new connections may go there.
+    pub state: BackendState,
+    /// Weight.
+    pub weight: u32,
+    /// Pod name; empty where unknown.
+    pub pod: Arc<str>,
+    /// Node name; empty where unknown.
+    pub node: Arc<str>,
+    /// Zone; empty where unknown.
+    pub zone: Arc<str>,
+    /// Its counters, all read within microseconds.
+    pub stats: BackendStats,
+}
