@@ -1,0 +1,152 @@
+//! `cargo xtask build-ebpf`: the programs, as objects that the binary embeds.
+
+use std::{env, fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    cmd::Cmd,
+    elf, setup,
+    toolchain::cargo,
+    ui,
+    workspace::{object, shown, target_bpf},
+};
+
+/// The crate with the programs.
+const CRATE: &str = "balancer-ebpf";
+
+/// Exit code of `verify-object` where the kernel does not let us load programs.
+const CANNOT_LOAD_HERE: i32 = 77;
+
+/// Options of `build-ebpf`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Do not load the objects into the kernel: checks their sections only
+    #[arg(long)]
+    no_load: bool,
+}
+
+/// Builds, checks, and loads where that is possible.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let objects = build()?;
+    if args.no_load {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for object in &objects {
+        verify_loads(object)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds every program object and checks its sections. Returns their paths; [`object`] is among them.
+pub fn build() -> Result<Vec<PathBuf>> {
+    setup::toolchain()?;
+    setup::bpf_linker()?;
+    cross("build")?.args(["--profile", "bpf"]).run()?;
+    let built = target_bpf().join(target()).join("bpf");
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", shown(&built)))? {
+        let path = entry?.path();
+        if path.is_file() && path.extension().is_none() && !is_hidden(&path) {
+            objects.push(publish(&path)?);
+        }
+    }
+    objects.sort();
+    if !objects.contains(&object()) {
+        bail!("{CRATE} has no binary named `balancer`: {} was not built", shown(&object()));
+    }
+    Ok(objects)
+}
+
+/// A cargo command on the eBPF crate, for the BPF target.
+///
+/// The flags are fixed here and those of the environment dropped: an object must not depend on who built
+/// it.
+///
+/// # Errors
+/// When rustup is not installed.
+pub fn cross(subcommand: &str) -> Result<Cmd> {
+    // BTF for maps and line information; v3 for atomics that return the old value and for 32-bit jumps.
+    // The linker tells on success that the first of several files it tried for LLVM was not a library.
+    let flags = format!(
+        r#"--cfg=bpf_target_arch="{}" -Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 -Alinker-messages"#,
+        env::consts::ARCH
+    );
+    Ok(cargo(subcommand)?
+        .args(["--package", CRATE, "--target", target(), "-Zbuild-std=core"])
+        .arg("--target-dir")
+        .arg(target_bpf())
+        // -Zbuild-std, and features of `core` that aya-ebpf and the programs use, on a stable release.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", flags)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS"))
+}
+
+/// Loads the object's programs into the kernel, attaching none, and fails with the verifier's words if
+/// the kernel refuses one. Where we may not load programs at all it says so and succeeds.
+///
+/// # Errors
+/// When the kernel refuses a program.
+pub fn verify_loads(object: &std::path::Path) -> Result<Loads> {
+    let cmd = cargo("run")?
+        .args(["--quiet", "--package", "balancer-tests", "--bin", "verify-object", "--"])
+        .arg(object);
+    let line = cmd.line();
+    let status = cmd.status()?;
+    match status.code() {
+        Some(CANNOT_LOAD_HERE) => {
+            ui::warn(format_args!(
+                "{} was built but not loaded: this needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)",
+                shown(object)
+            ));
+            Ok(Loads::CannotTell)
+        }
+        _ => crate::cmd::check(status, &line).map(|()| Loads::Verified),
+    }
+}
+
+/// What [`verify_loads`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loads {
+    /// The kernel accepted every program.
+    Verified,
+    /// The kernel lets us load nothing, here or as this user.
+    CannotTell,
+}
+
+/// The compiler's target: programs have the byte order of the machine that they run on.
+const fn target() -> &'static str {
+    if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" }
+}
+
+/// Checks an object and puts it where the rest of the build looks for it.
+fn publish(built: &std::path::Path) -> Result<PathBuf> {
+    let bytes = fs::read(built).with_context(|| format!("cannot read {}", shown(built)))?;
+    let sections =
+        elf::sections(&bytes).with_context(|| format!("{} is not a program object", shown(built)))?;
+    for (section, why) in [
+        (".BTF", "bpf-linker was not asked for type information"),
+        ("license", "the kernel refuses GPL-only helpers without it; add the `license` static"),
+    ] {
+        if !sections.iter().any(|name| name == section) {
+            bail!("{} has no `{section}` section: {why}", shown(built));
+        }
+    }
+    let name = built.file_name().with_context(|| format!("{} has no name", shown(built)))?;
+    let object = target_bpf().join(name).with_extension("o");
+    // An unchanged object keeps its time, so that nothing that embeds it is built again.
+    if fs::read(&object).ok().as_deref() != Some(&bytes) {
+        fs::write(&object, &bytes).with_context(|| format!("cannot write {}", shown(&object)))?;
+    }
+    ui::say(format_args!(
+        "{}: {} KiB, {} sections",
+        shown(&object),
+        bytes.len().div_ceil(1024),
+        sections.len()
+    ));
+    Ok(object)
+}
+
+fn is_hidden(path: &std::path::Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
