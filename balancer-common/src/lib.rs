@@ -9,6 +9,7 @@
 //! [`tables`] that they read. The eBPF programs hand them BPF maps, `balancer explain` hands them the
 //! pinned maps, and the tests hand them plain vectors, so all three run the same code.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod abi;
 pub mod addr;

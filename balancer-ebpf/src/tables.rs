@@ -8,8 +8,9 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use balancer_common::{
-    abi::{Backend, ClientKey, ClientState, FrontendKey, Service},
-    tables::Tables,
+    abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
+    select::least_connections::{self, Balance},
+    tables::{Load, Tables},
 };
 
 use crate::{
@@ -20,27 +21,13 @@ use crate::{
 /// The BPF maps, seen from a hook on a socket address.
 pub struct Maps<'a>(pub &'a SockAddrContext);
 
-impl Tables for Maps<'_> {
-    #[inline(always)]
-    fn service_id(&self, frontend: &FrontendKey) -> Option<u32> {
-        // SAFETY: the value is one word, which is read whole; a reused entry is found out by the
-        // Service, which names its own frontend.
-        unsafe { FRONTENDS.get(frontend) }.copied()
-    }
+/// The BPF maps that need no context.
+struct Shared;
 
-    #[inline(always)]
-    fn service(&self, id: u32) -> Option<&Service> {
-        SERVICES.get(id)
-    }
-
+impl Load for Shared {
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<(u32, u32)> {
         SLOTS.get(index).map(|slot| (slot.backend, slot.weight))
-    }
-
-    #[inline(always)]
-    fn backend(&self, id: u32) -> Option<&Backend> {
-        BACKENDS.get(id)
     }
 
     #[inline(always)]
@@ -65,6 +52,79 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+/// Compares all backends of a Service; its answer is a backend id, or [`NONE`].
+///
+/// Unmangled and not inlined, so that it is a global function of the program: the verifier checks it
+/// once and by itself, for any arguments.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn least_connections(service: u32, base: u32, len: u32, uniform: u32) -> u64 {
+    let balance = if uniform != 0 { Balance::Uniform } else { Balance::Weighted };
+    least_connections::scan(&Shared, service, SlotRange::new(base, len), balance).map_or(NONE, u64::from)
+}
+
+/// No backend.
+const NONE: u64 = u64::MAX;
+
+impl Load for Maps<'_> {
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<(u32, u32)> {
+        Shared.slot(index)
+    }
+
+    #[inline(always)]
+    fn active(&self, backend: u32) -> u64 {
+        Shared.active(backend)
+    }
+
+    #[inline(always)]
+    fn take_turn(&self, service: u32) -> u32 {
+        Shared.take_turn(service)
+    }
+
+    #[inline(always)]
+    fn node_offset(&self) -> u32 {
+        Shared.node_offset()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        Shared.random()
+    }
+}
+
+impl Tables for Maps<'_> {
+    #[inline(always)]
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+        let uniform = u32::from(matches!(balance, Balance::Uniform));
+        let found = least_connections(service, slots.base(), slots.len(), uniform);
+        if found == NONE { None } else { Some(found as u32) }
+    }
+
+    #[inline(always)]
+    fn service_id(&self, frontend: &FrontendKey) -> Option<u32> {
+        // SAFETY: the value is one word, which is read whole; a reused entry is found out by the
+        // Service, which names its own frontend.
+        unsafe { FRONTENDS.get(frontend) }.copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<&Service> {
+        SERVICES.get(id)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
     fn lease_expires_ns(&self) -> u64 {
         CONTROL.get_ptr(0).map_or(0, |control| {
             // SAFETY: the verifier has bounded the pointer to the map value. Volatile: the agent writes it.
@@ -76,12 +136,6 @@ impl Tables for Maps<'_> {
     fn now_ns(&self) -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_boot_ns() }
-    }
-
-    #[inline(always)]
-    fn random(&self) -> u32 {
-        // SAFETY: no arguments.
-        unsafe { bpf_get_prandom_u32() }
     }
 
     #[inline(always)]

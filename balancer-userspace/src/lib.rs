@@ -1,4 +1,5 @@
 //! The balancer agent and its command line.
 
+pub mod datapath;
 pub mod model;
 pub mod view;
