@@ -2,4 +2,5 @@
 
 pub mod datapath;
 pub mod model;
+pub mod reconcile;
 pub mod view;
