@@ -1,15 +1,20 @@
 //! `cargo xtask build-ebpf`: the programs, as objects that the binary embeds.
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    cmd::Cmd,
+    build::{self, Profile},
+    cmd::{Cmd, check},
     elf, setup,
     toolchain::cargo,
     ui,
-    workspace::{object, shown, target_bpf},
+    workspace::{self, object, shown, target_bpf},
 };
 
 /// The crate with the programs.
@@ -32,6 +37,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.no_load {
         return Ok(ExitCode::SUCCESS);
     }
+    build::host(Profile::Debug)?;
     for object in &objects {
         verify_loads(object)?;
     }
@@ -84,13 +90,12 @@ pub fn cross(subcommand: &str) -> Result<Cmd> {
 
 /// Loads the object's programs into the kernel, attaching none, and fails with the verifier's words if
 /// the kernel refuses one. Where we may not load programs at all it says so and succeeds.
+/// [`build::host`] must have built the program that does this.
 ///
 /// # Errors
 /// When the kernel refuses a program.
-pub fn verify_loads(object: &std::path::Path) -> Result<Loads> {
-    let cmd = cargo("run")?
-        .args(["--quiet", "--package", "balancer-tests", "--bin", "verify-object", "--"])
-        .arg(object);
+pub fn verify_loads(object: &Path) -> Result<Loads> {
+    let cmd = Cmd::new(workspace::target().join(Profile::Debug.dir()).join("verify-object")).arg(object);
     let line = cmd.line();
     let status = cmd.status()?;
     match status.code() {
@@ -101,7 +106,7 @@ pub fn verify_loads(object: &std::path::Path) -> Result<Loads> {
             ));
             Ok(Loads::CannotTell)
         }
-        _ => crate::cmd::check(status, &line).map(|()| Loads::Verified),
+        _ => check(status, &line).map(|()| Loads::Verified),
     }
 }
 
@@ -120,7 +125,7 @@ const fn target() -> &'static str {
 }
 
 /// Checks an object and puts it where the rest of the build looks for it.
-fn publish(built: &std::path::Path) -> Result<PathBuf> {
+fn publish(built: &Path) -> Result<PathBuf> {
     let bytes = fs::read(built).with_context(|| format!("cannot read {}", shown(built)))?;
     let sections =
         elf::sections(&bytes).with_context(|| format!("{} is not a program object", shown(built)))?;
@@ -147,6 +152,11 @@ fn publish(built: &std::path::Path) -> Result<PathBuf> {
     Ok(object)
 }
 
-fn is_hidden(path: &std::path::Path) -> bool {
+/// Where the reference of the programs is after `cross("doc")`.
+pub fn doc() -> PathBuf {
+    target_bpf().join(target()).join("doc")
+}
+
+fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
