@@ -93,15 +93,19 @@ pub fn of_libtest(line: &str) -> Option<Summary> {
     Some(summary)
 }
 
-/// Reads nextest's list for people: a line with the binary, then its tests indented.
-pub fn names(list: &str) -> Vec<String> {
-    let mut binary = "";
+/// The tests of one package in nextest's list for people: a line with the binary (`package` or
+/// `package::binary`), then its tests indented.
+pub fn names(list: &str, package: &str) -> Vec<String> {
+    let is_its = |binary: &str| {
+        binary.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    let mut binary = None;
     let mut names = Vec::new();
     for line in list.lines() {
-        if let Some(test) = line.strip_prefix("    ") {
+        if let Some(name) = line.strip_suffix(':') {
+            binary = is_its(name).then_some(name);
+        } else if let (Some(binary), Some(test)) = (binary, line.strip_prefix("    ")) {
             names.push(format!("{binary} {}", test.trim()));
-        } else if let Some(name) = line.strip_suffix(':') {
-            binary = name;
         }
     }
     names
@@ -176,8 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn lists_tests_with_their_binary() {
-        let list = "tests::udp:\n    one\n    deep::two\ntests::tcp:\n    three\n";
-        assert_eq!(names(list), ["tests::udp one", "tests::udp deep::two", "tests::tcp three"]);
+    fn lists_the_tests_of_one_package_with_their_binary() {
+        let list = "it:\n    zero\nit::udp:\n    one\n    deep::two\nits::bin/it:\n    three\n";
+        assert_eq!(names(list, "it"), ["it zero", "it::udp one", "it::udp deep::two"]);
     }
 }
