@@ -1,7 +1,7 @@
 //! `cargo xtask build-ebpf`: the programs, as objects that the binary embeds.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -48,14 +48,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub fn build() -> Result<Vec<PathBuf>> {
     setup::toolchain()?;
     setup::bpf_linker()?;
-    cross("build")?.args(["--profile", "bpf"]).run()?;
     let built = target_bpf().join(target()).join("bpf");
-    let mut objects = Vec::new();
-    for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", shown(&built)))? {
-        let path = entry?.path();
-        if path.is_file() && path.extension().is_none() && !is_hidden(&path) {
-            objects.push(publish(&path)?);
-        }
+    // cargo leaves the output of a binary that the crate no longer has; it puts back what is up to date.
+    for stale in files(&built, "")? {
+        remove(&stale)?;
+    }
+    cross("build")?.args(["--profile", "bpf"]).run()?;
+    let mut objects = files(&built, "")?.iter().map(|path| publish(path)).collect::<Result<Vec<_>>>()?;
+    for stale in files(&target_bpf(), "o")?.iter().filter(|path| !objects.contains(path)) {
+        remove(stale)?;
     }
     objects.sort();
     if !objects.contains(&object()) {
@@ -157,6 +158,25 @@ pub fn doc() -> PathBuf {
     target_bpf().join(target()).join("doc")
 }
 
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+/// The files of a directory that have this extension (empty: none) and are not hidden. A directory that
+/// does not exist has none.
+fn files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", shown(dir))),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", shown(dir)))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.is_file() && !hidden && path.extension().unwrap_or_default() == extension {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", shown(path)))
 }
