@@ -2,7 +2,6 @@
 //! `BALANCER_EBPF_OBJECT`.
 //!
 //! `cargo xtask build-ebpf` builds it; `BALANCER_EBPF_OBJECT` in the environment names another one.
-#![expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 
 use std::{
     env,

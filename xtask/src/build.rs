@@ -48,9 +48,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the programs and the binary, and returns the binary's path.
-pub fn build(profile: Profile) -> Result<PathBuf> {
+/// Builds the programs, then the binary; returns the binary's path.
+fn build(profile: Profile) -> Result<PathBuf> {
     build_ebpf::build()?;
-    cargo("build")?.args(["--package", "balancer-userspace"]).args(profile.flags()).run()?;
+    host(profile)
+}
+
+/// Builds what runs on this machine: the binary, and the programs around it (the demo, the benchmark and
+/// what the tests start). The object must be there already. Returns the path of the binary; the
+/// others lie beside it.
+///
+/// One choice of packages, here and in the tests: cargo then resolves the same features for all and
+/// builds nothing twice. xtask is left out because it is running, built by another compiler.
+///
+/// # Errors
+/// When something does not compile.
+pub fn host(profile: Profile) -> Result<PathBuf> {
+    cargo("build")?
+        .args(["--workspace", "--exclude", "balancer-ebpf", "--exclude", "xtask", "--bins"])
+        .args(profile.flags())
+        .run()?;
     Ok(workspace::target().join(profile.dir()).join("balancer"))
 }

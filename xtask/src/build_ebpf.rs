@@ -1,15 +1,20 @@
 //! `cargo xtask build-ebpf`: the programs, as objects that the binary embeds.
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    cmd::Cmd,
+    build::{self, Profile},
+    cmd::{Cmd, check},
     elf, setup,
     toolchain::cargo,
     ui,
-    workspace::{object, shown, target_bpf},
+    workspace::{self, object, shown, target_bpf},
 };
 
 /// The crate with the programs.
@@ -32,6 +37,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.no_load {
         return Ok(ExitCode::SUCCESS);
     }
+    build::host(Profile::Debug)?;
     for object in &objects {
         verify_loads(object)?;
     }
@@ -42,14 +48,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub fn build() -> Result<Vec<PathBuf>> {
     setup::toolchain()?;
     setup::bpf_linker()?;
-    cross("build")?.args(["--profile", "bpf"]).run()?;
     let built = target_bpf().join(target()).join("bpf");
-    let mut objects = Vec::new();
-    for entry in fs::read_dir(&built).with_context(|| format!("cannot read {}", shown(&built)))? {
-        let path = entry?.path();
-        if path.is_file() && path.extension().is_none() && !is_hidden(&path) {
-            objects.push(publish(&path)?);
-        }
+    // cargo leaves the output of a binary that the crate no longer has; it puts back what is up to date.
+    for stale in files(&built, "")? {
+        remove(&stale)?;
+    }
+    cross("build")?.args(["--profile", "bpf"]).run()?;
+    let mut objects = files(&built, "")?.iter().map(|path| publish(path)).collect::<Result<Vec<_>>>()?;
+    for stale in files(&target_bpf(), "o")?.iter().filter(|path| !objects.contains(path)) {
+        remove(stale)?;
     }
     objects.sort();
     if !objects.contains(&object()) {
@@ -84,13 +91,12 @@ pub fn cross(subcommand: &str) -> Result<Cmd> {
 
 /// Loads the object's programs into the kernel, attaching none, and fails with the verifier's words if
 /// the kernel refuses one. Where we may not load programs at all it says so and succeeds.
+/// [`build::host`] must have built the program that does this.
 ///
 /// # Errors
 /// When the kernel refuses a program.
-pub fn verify_loads(object: &std::path::Path) -> Result<Loads> {
-    let cmd = cargo("run")?
-        .args(["--quiet", "--package", "balancer-tests", "--bin", "verify-object", "--"])
-        .arg(object);
+pub fn verify_loads(object: &Path) -> Result<Loads> {
+    let cmd = Cmd::new(workspace::target().join(Profile::Debug.dir()).join("verify-object")).arg(object);
     let line = cmd.line();
     let status = cmd.status()?;
     match status.code() {
@@ -101,7 +107,7 @@ pub fn verify_loads(object: &std::path::Path) -> Result<Loads> {
             ));
             Ok(Loads::CannotTell)
         }
-        _ => crate::cmd::check(status, &line).map(|()| Loads::Verified),
+        _ => check(status, &line).map(|()| Loads::Verified),
     }
 }
 
@@ -120,7 +126,7 @@ const fn target() -> &'static str {
 }
 
 /// Checks an object and puts it where the rest of the build looks for it.
-fn publish(built: &std::path::Path) -> Result<PathBuf> {
+fn publish(built: &Path) -> Result<PathBuf> {
     let bytes = fs::read(built).with_context(|| format!("cannot read {}", shown(built)))?;
     let sections =
         elf::sections(&bytes).with_context(|| format!("{} is not a program object", shown(built)))?;
@@ -147,6 +153,30 @@ fn publish(built: &std::path::Path) -> Result<PathBuf> {
     Ok(object)
 }
 
-fn is_hidden(path: &std::path::Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+/// Where the reference of the programs is after `cross("doc")`.
+pub fn doc() -> PathBuf {
+    target_bpf().join(target()).join("doc")
+}
+
+/// The files of a directory that have this extension (empty: none) and are not hidden. A directory that
+/// does not exist has none.
+fn files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", shown(dir))),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", shown(dir)))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.is_file() && !hidden && path.extension().unwrap_or_default() == extension {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", shown(path)))
 }

@@ -73,6 +73,15 @@ impl Cmd {
         self.inner.status().with_context(|| format!("`{line}` could not be started"))
     }
 
+    /// Turns this process into it. Returns only where that fails.
+    pub fn exec<T>(mut self) -> Result<T> {
+        use std::os::unix::process::CommandExt;
+        let line = self.line();
+        ui::command(&line);
+        let error = self.inner.exec();
+        Err(error).with_context(|| format!("`{line}` could not be started"))
+    }
+
     /// Runs it silently and returns its standard output; fails unless it succeeds, with what it wrote to
     /// standard error.
     pub fn output(mut self) -> Result<String> {
@@ -87,12 +96,6 @@ impl Cmd {
             bail!("`{line}` failed with {}: {}", ending(output.status), stderr.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Whether it starts and succeeds; silent.
-    pub fn succeeds(mut self) -> bool {
-        let quiet = self.inner.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        quiet.status().is_ok_and(|status| status.success())
     }
 
     /// Runs it, passing on one of its streams line by line to stderr and to `see`.

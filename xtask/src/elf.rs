@@ -26,6 +26,10 @@ pub fn sections(bytes: &[u8]) -> Result<Vec<String>> {
     let count = elf.number(60, 2)?;
     let names = elf.number(62, 2)?;
     let header = |index: u64| index.checked_mul(entry).and_then(|at| at.checked_add(table));
+    let end = header(count).context("truncated ELF file")?;
+    if end > bytes.len() as u64 {
+        bail!("truncated ELF file");
+    }
     let names = header(names).context("truncated ELF file")?;
     let strings = elf.number(names + 24, 8)?;
     (0..count)

@@ -6,9 +6,16 @@
 
 mod build;
 mod build_ebpf;
+mod ci;
 mod cmd;
+mod docs;
 mod elf;
+mod interrupt;
+mod lint;
+mod run_bin;
 mod setup;
+mod summary;
+mod test;
 mod toolchain;
 mod ui;
 mod workspace;
@@ -31,18 +38,39 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Install everything the other commands need: toolchain, bpf-linker, cargo-nextest, system packages
-    Setup(setup::Args),
-    /// Build the eBPF programs into target/bpf, check the object, and load it where the kernel lets us
+    Setup,
+    /// Build the eBPF programs into target/bpf, check the objects, and load them where the kernel lets us
     BuildEbpf(build_ebpf::Args),
     /// Build the eBPF programs, then the balancer binary that embeds them
     Build(build::Args),
+    /// Watch the balancer at work in network namespaces of its own (needs root)
+    Demo(run_bin::Args),
+    /// Run every test: unit, property and golden tests, doc tests, then those in the kernel (need root)
+    ///
+    /// The last line is the count of all. Exit code 0: all passed; 1: some failed; 3: some could not run
+    /// here, for want of root or eBPF, and --unprivileged was not given.
+    Test(test::Args),
+    /// Check format, lints and documentation
+    Lint,
+    /// Do all that a change has to pass: lint, then test
+    Ci(test::Args),
+    /// Measure connects through the balancer beside direct ones, iptables and nftables (needs root)
+    Bench(run_bin::Args),
+    /// Write the crates' reference, man pages and shell completions below target
+    Docs,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Task::Setup(args) => setup::run(&args),
+        Task::Setup => setup::run(),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
         Task::Build(args) => build::run(&args),
+        Task::Demo(args) => run_bin::demo(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint => lint::run(),
+        Task::Ci(args) => ci::run(&args),
+        Task::Bench(args) => run_bin::bench(&args),
+        Task::Docs => docs::run(),
     };
     match outcome {
         Ok(code) => code,
