@@ -1,0 +1,142 @@
+//! The three bpf(2) commands that walking a map takes. Each struct is the part of `union bpf_attr`
+//! (`include/uapi/linux/bpf.h`) that the command reads; the kernel takes any length, and what is beyond it
+//! as 0.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use bytemuck::{Pod, Zeroable};
+
+/// `BPF_PROG_LOAD`.
+const PROG_LOAD: libc::c_int = 5;
+/// `BPF_LINK_CREATE`.
+const LINK_CREATE: libc::c_int = 28;
+/// `BPF_ITER_CREATE`.
+const ITER_CREATE: libc::c_int = 33;
+/// `BPF_PROG_TYPE_TRACING`.
+const TRACING: u32 = 26;
+/// `BPF_TRACE_ITER`.
+const TRACE_ITER: u32 = 28;
+
+/// One instruction, `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub(super) struct Instruction {
+    /// Operation.
+    pub code: u8,
+    /// Destination register in the low half, source in the high one (little-endian machines).
+    pub registers: u8,
+    /// Offset of a memory access or a jump.
+    pub offset: i16,
+    /// Constant operand, or the number of a helper.
+    pub immediate: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    pad: u32,
+}
+
+/// `union bpf_iter_link_info`, of which a walk over a map uses one field.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct IterLinkInfo {
+    map_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// Loads an iterator program; `target` is the BTF id of what it iterates over.
+pub(super) fn load_iterator(
+    instructions: &[Instruction],
+    license: &CStr,
+    target: u32,
+) -> io::Result<OwnedFd> {
+    let attr = ProgLoad {
+        prog_type: TRACING,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        expected_attach_type: TRACE_ITER,
+        attach_btf_id: target,
+        prog_name: *b"balancer_walk\0\0\0",
+        ..Default::default()
+    };
+    // SAFETY: `instructions` and `license` outlive the call, which reads as much of them as `attr` says.
+    unsafe { command(PROG_LOAD, &attr) }
+}
+
+/// Binds an iterator program to the map that it is to walk.
+pub(super) fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let info = IterLinkInfo { map_fd: map.as_raw_fd() as u32 };
+    let attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        attach_type: TRACE_ITER,
+        iter_info: (&raw const info) as u64,
+        iter_info_len: size_of::<IterLinkInfo>() as u32,
+        ..Default::default()
+    };
+    // SAFETY: `info` outlives the call, which reads as much of it as `attr` says.
+    unsafe { command(LINK_CREATE, &attr) }
+}
+
+/// Begins a walk: a file that yields what the program writes.
+pub(super) fn start_iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attr = IterCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: `attr` holds no pointer.
+    unsafe { command(ITER_CREATE, &attr) }
+}
+
+/// Runs a command that returns a descriptor.
+///
+/// # Safety
+/// Every pointer in `attr` must be valid for what the command does with it.
+unsafe fn command<T: Pod>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` is live and as long as said; its pointers are the caller's promise.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}

@@ -1,0 +1,244 @@
+//! Putting a listing together.
+
+use std::{collections::HashMap, net::SocketAddr, os::fd::BorrowedFd, sync::Arc, time::Duration};
+
+use balancer_common::abi::{SocketState, UdpFlow};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics, TcpState,
+    Translation, Transport, netns, walk,
+};
+use crate::model::{Family, Protocol};
+
+/// The live translated sockets of the node.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Sorted by cookie, which is roughly the order in which they were made.
+    pub sockets: Vec<LiveSocket>,
+    /// What could not be looked at, and why; what is listed is right all the same.
+    pub incomplete: Vec<SocketsError>,
+}
+
+/// Lists the live sockets that carry a value in `socket_map` (the pinned `SOCKETS`) or, if given, in
+/// `flow_map` (`UDP_FLOWS`).
+///
+/// # Errors
+/// When no namespace at all could be listed. What is missing from an otherwise good answer is in
+/// [`Listing::incomplete`].
+pub fn live_sockets(
+    socket_map: BorrowedFd<'_>,
+    flow_map: Option<BorrowedFd<'_>>,
+    scope: Scope,
+) -> Result<Listing, SocketsError> {
+    let mut listing = Listing::default();
+    let mut udp = Udp::default();
+    if let Err(problem) = udp.read(socket_map, flow_map) {
+        listing.incomplete.push(problem);
+    }
+
+    let namespaces = netns::visit(scope, &mut listing.incomplete)?;
+    let now = Clock::now();
+    let mut listed = 0;
+    for visited in namespaces {
+        let mut diag = Diag::new(visited.socket)?;
+        let place = &visited.namespace;
+        let outcome = tcp(&mut diag, socket_map, place, &now, &mut listing.sockets)
+            .and_then(|()| udp.locate(&mut diag, place, &now, &mut listing.sockets));
+        match outcome {
+            Ok(()) => listed += 1,
+            Err(problem) => listing.incomplete.push(problem),
+        }
+    }
+    if listed == 0
+        && let Some(problem) = listing.incomplete.pop()
+    {
+        return Err(problem);
+    }
+    if scope == Scope::Node {
+        udp.rest(&now, &mut listing.sockets);
+    }
+    listing.sockets.sort_by_key(|socket| socket.cookie);
+    // The same trouble in every namespace is one trouble.
+    listing.incomplete.dedup_by_key(|problem| problem.to_string());
+    Ok(listing)
+}
+
+/// Open sockets by backend id and generation: what the `active` counters should say.
+pub fn active_by_backend(sockets: &[LiveSocket]) -> HashMap<(u32, u32), u64> {
+    let mut active = HashMap::new();
+    for socket in sockets.iter().filter(|socket| socket.is_open()) {
+        *active.entry(socket.backend()).or_default() += 1;
+    }
+    active
+}
+
+/// The instant of a listing, on the clock of the programs.
+struct Clock {
+    now_ns: u64,
+}
+
+impl Clock {
+    fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        // CLOCK_BOOTTIME counts from 0 and fits for 584 years.
+        Self { now_ns: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 }
+    }
+
+    /// Time since an instant; none for one that was not recorded.
+    fn since(&self, instant_ns: u64) -> Option<Duration> {
+        (instant_ns != 0).then(|| Duration::from_nanos(self.now_ns.saturating_sub(instant_ns)))
+    }
+}
+
+/// Adds the translated TCP sockets of one namespace.
+fn tcp(
+    diag: &mut Diag,
+    map: BorrowedFd<'_>,
+    place: &Arc<Namespace>,
+    now: &Clock,
+    into: &mut Vec<LiveSocket>,
+) -> Result<(), SocketsError> {
+    for transport in [Transport::Tcp, Transport::Mptcp] {
+        for family in [Family::V4, Family::V6] {
+            let raw = match diag.dump(&[map], family, transport, |raw| !raw.storages.is_empty()) {
+                // Multipath TCP is an option of the kernel, and without it there are no such sockets.
+                Err(SocketsError::NoDiagnosis { .. }) if transport == Transport::Mptcp => break,
+                result => result?,
+            };
+            for raw in raw {
+                let state = state_of(&raw)?;
+                into.push(tcp_socket(&raw, state, place, now));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The value that came with a socket; one map was asked for, so there is one.
+fn state_of(raw: &RawSocket) -> Result<SocketState, SocketsError> {
+    let value = raw.storages.first().map_or(&[][..], |storage| &storage.value);
+    bytemuck::try_pod_read_unaligned(value).map_err(|_| SocketsError::Layout {
+        map: super::SOCKETS,
+        expected: size_of::<SocketState>(),
+        found: value.len(),
+    })
+}
+
+fn tcp_socket(raw: &RawSocket, state: SocketState, place: &Arc<Namespace>, now: &Clock) -> LiveSocket {
+    let status = TcpState::from_number(raw.state).map_or(SocketStatus::Unknown, SocketStatus::Tcp);
+    let handshake_over = status != SocketStatus::Tcp(TcpState::SynSent);
+    let tcp = raw.tcp_info.as_ref().filter(|_| handshake_over).map(TcpMetrics::new);
+    // Without payload so far: since the handshake, or since connect().
+    let quiet_since = if state.established_ns != 0 { state.established_ns } else { state.opened_ns };
+    LiveSocket {
+        netns: Some(Arc::clone(place)),
+        protocol: Protocol::Tcp,
+        local: with_port(raw.local),
+        remote: with_port(raw.remote),
+        status,
+        cookie: raw.cookie,
+        inode: raw.inode,
+        cgroup_id: raw.cgroup_id,
+        translation: Translation::Connect(state),
+        age: now.since(state.opened_ns),
+        idle: tcp.and_then(|tcp| tcp.idle().or_else(|| now.since(quiet_since))),
+        tcp,
+    }
+}
+
+/// The kernel writes port 0 for "none".
+fn with_port(address: SocketAddr) -> Option<SocketAddr> {
+    (address.port() != 0).then_some(address)
+}
+
+/// What UDP sockets carry, by cookie, until each is found in some namespace.
+#[derive(Default)]
+struct Udp {
+    carried: HashMap<u64, Vec<Translation>>,
+}
+
+impl Udp {
+    fn read(
+        &mut self,
+        socket_map: BorrowedFd<'_>,
+        flow_map: Option<BorrowedFd<'_>>,
+    ) -> Result<(), SocketsError> {
+        for record in walk::udp_sockets(socket_map)? {
+            self.add(record.cookie, Translation::Connect(record.value));
+        }
+        if let Some(map) = flow_map {
+            for record in walk::udp_flows(map)? {
+                self.add(record.cookie, Translation::Flow(record.value));
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, cookie: u64, translation: Translation) {
+        self.carried.entry(cookie).or_default().push(translation);
+    }
+
+    /// Lists those that are in the namespace of `diag`.
+    fn locate(
+        &mut self,
+        diag: &mut Diag,
+        place: &Arc<Namespace>,
+        now: &Clock,
+        into: &mut Vec<LiveSocket>,
+    ) -> Result<(), SocketsError> {
+        for family in [Family::V4, Family::V6] {
+            if self.carried.is_empty() {
+                break;
+            }
+            let wanted = |raw: &RawSocket| self.carried.contains_key(&raw.cookie);
+            for raw in diag.dump(&[], family, Transport::Udp, wanted)? {
+                for translation in self.carried.remove(&raw.cookie).into_iter().flatten() {
+                    into.push(LiveSocket {
+                        netns: Some(Arc::clone(place)),
+                        local: with_port(raw.local),
+                        remote: with_port(raw.remote),
+                        status: if with_port(raw.remote).is_some() {
+                            SocketStatus::Connected
+                        } else {
+                            SocketStatus::Unconnected
+                        },
+                        inode: raw.inode,
+                        cgroup_id: raw.cgroup_id,
+                        ..udp_socket(raw.cookie, translation, now)
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists those that were in no namespace.
+    fn rest(self, now: &Clock, into: &mut Vec<LiveSocket>) {
+        for (cookie, translations) in self.carried {
+            into.extend(translations.into_iter().map(|translation| udp_socket(cookie, translation, now)));
+        }
+    }
+}
+
+/// A UDP socket of which nothing is known but what it carries.
+fn udp_socket(cookie: u64, translation: Translation, now: &Clock) -> LiveSocket {
+    let (age, idle) = match &translation {
+        Translation::Connect(SocketState { opened_ns, .. }) => (now.since(*opened_ns), None),
+        Translation::Flow(UdpFlow { used_ns, .. }) => (None, now.since(*used_ns)),
+    };
+    LiveSocket {
+        netns: None,
+        protocol: Protocol::Udp,
+        local: None,
+        remote: None,
+        status: SocketStatus::Unknown,
+        cookie,
+        inode: 0,
+        cgroup_id: None,
+        translation,
+        tcp: None,
+        age,
+        idle,
+    }
+}
