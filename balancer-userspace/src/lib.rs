@@ -3,7 +3,9 @@
 pub mod cli;
 pub mod evenness;
 pub mod handshake;
+pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod unwired;
 pub mod view;
