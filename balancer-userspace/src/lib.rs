@@ -1,5 +1,9 @@
 //! The balancer agent and its command line.
+//!
+//! Dependencies point one way: `cli` and `agent` use everything; `model` is pure and knows neither a
+//! Kubernetes client nor aya; `datapath` alone uses aya; `source` alone talks to Kubernetes.
 
+pub mod agent;
 pub mod cli;
 pub mod datapath;
 pub mod evenness;
@@ -8,8 +12,8 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod node;
 pub mod reconcile;
 pub mod sockets;
 pub mod source;
-pub mod unwired;
 pub mod view;

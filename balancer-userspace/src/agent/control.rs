@@ -8,6 +8,7 @@ use bytemuck::Zeroable as _;
 use crate::{
     cli::agent::AgentArgs,
     datapath::{Access, Maps, Pins, boot_ns, from_text, to_text},
+    source::SourceHealth,
 };
 
 /// Writes the CONTROL map.
@@ -70,18 +71,8 @@ impl ControlWriter {
     }
 
     /// The tables changed.
-    pub(super) fn changed(&self, maps: &Maps, skipped: u32) {
+    pub(super) fn changed(&self, maps: &Maps) {
         store(maps, offset_of!(Control, changed_ns), boot_ns());
-        let mut control = maps.control();
-        if control.skipped != skipped {
-            control.skipped = skipped;
-            let word = offset_of!(Control, agent_pid) / 8;
-            let value = u64::from(control.agent_pid) | u64::from(skipped) << 32;
-            let value = if cfg!(target_endian = "little") { value } else { value.rotate_left(32) };
-            if let Some(place) = maps.control.word(0, word) {
-                place.store(value, Ordering::Release);
-            }
-        }
     }
 
     /// The agent's view is complete: takes the lease. Whether it was not complete before.
@@ -95,11 +86,18 @@ impl ControlWriter {
         first
     }
 
-    /// Notes how long ago the source was in touch with what it watches.
-    pub(super) fn contact(&self, maps: &Maps, age: Option<Duration>) {
-        if let Some(age) = age {
+    /// Notes how long ago the source was in touch with what it watches, and how much of it was skipped.
+    pub(super) fn source(&self, maps: &Maps, health: &SourceHealth) {
+        if let Some(age) = health.contact() {
             let then = boot_ns().saturating_sub(age.as_nanos() as u64);
             store(maps, offset_of!(Control, contact_ns), then);
+        }
+        let skipped = health.snapshot().problem_count as u32;
+        let control = maps.control();
+        if control.skipped != skipped {
+            // Two words of 32 bits, as they lie in memory.
+            let pair = [control.agent_pid, skipped];
+            store(maps, offset_of!(Control, agent_pid), bytemuck::cast(pair));
         }
     }
 }

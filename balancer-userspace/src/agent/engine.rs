@@ -1,10 +1,13 @@
 //! From events to tables.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     datapath::Maps,
-    metrics::AgentMetrics,
+    metrics::{AgentMetrics, EventKind, Outcome},
     model::{Event, Index, ObjectName},
     reconcile::Reconciler,
 };
@@ -43,7 +46,9 @@ impl Engine {
     /// what an earlier agent knew.
     pub(super) fn handle(&mut self, events: impl Iterator<Item = Event>, now: Instant) -> bool {
         for event in events {
-            self.index.apply(self.with_zone(event));
+            self.metrics.event(kind(&event));
+            let event = self.with_zone(event);
+            self.index.apply(event);
         }
         if !self.index.is_complete() {
             return false;
@@ -57,9 +62,11 @@ impl Engine {
             services.dedup();
         }
         let changed = self.apply(&services, now);
-        let applied = jiff::Timestamp::now();
-        for trigger in dirty.drain(..).flat_map(|dirty| dirty.triggers_ms) {
-            self.metrics.programmed(applied.as_millisecond().saturating_sub(trigger));
+        let applied_ms = jiff::Timestamp::now().as_millisecond();
+        for trigger_ms in dirty.drain(..).flat_map(|dirty| dirty.triggers) {
+            // A trigger in the future is a clock that differs, not a change that was foreseen.
+            let took = u64::try_from(applied_ms - trigger_ms).unwrap_or(0);
+            self.metrics.programmed(Duration::from_millis(took));
         }
         if first {
             self.synced = true;
@@ -76,6 +83,7 @@ impl Engine {
     /// not keep the others from theirs.
     fn apply(&mut self, services: &[ObjectName], now: Instant) -> usize {
         let mut changed = 0;
+        let mut outcome = Outcome::Ok;
         for service in services {
             let desired = self.index.resolve(service);
             match self.reconciler.apply(service, desired, now) {
@@ -86,12 +94,14 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    self.metrics.apply_failed();
+                    outcome = Outcome::Failed;
                     log::error!("{service}: {error}");
                 }
             }
         }
-        self.metrics.applied(services.len(), changed, now.elapsed());
+        if !services.is_empty() {
+            self.metrics.applied(outcome, now.elapsed(), changed as u64);
+        }
         changed
     }
 
@@ -106,11 +116,6 @@ impl Engine {
         }
     }
 
-    /// Objects that could not be served as they are written.
-    pub(super) fn skipped(&self) -> u32 {
-        self.index.skipped() as u32
-    }
-
     fn with_zone(&self, event: Event) -> Event {
         match event {
             Event::Node(mut node) if self.zone.is_some() => {
@@ -119,5 +124,17 @@ impl Engine {
             }
             event => event,
         }
+    }
+}
+
+fn kind(event: &Event) -> EventKind {
+    match event {
+        Event::AllServices(_) | Event::AllSlices(_) => EventKind::List,
+        Event::Service(_) => EventKind::Service,
+        Event::ServiceGone(_) => EventKind::ServiceGone,
+        Event::Slice(_) => EventKind::Slice,
+        Event::SliceGone(_) => EventKind::SliceGone,
+        Event::Node(_) => EventKind::Node,
+        Event::Skipped { .. } => EventKind::Skipped,
     }
 }

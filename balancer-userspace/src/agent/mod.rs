@@ -6,6 +6,7 @@
 
 mod control;
 mod engine;
+mod status;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,22 +16,24 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    io::unix::AsyncFd,
+    io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use self::{control::ControlWriter, engine::Engine};
+use self::{control::ControlWriter, engine::Engine, status::AgentStatus};
 use crate::{
     cli::{
         agent::{AgentArgs, SourceChoice},
         exit::{Exit, Failure},
-        values::LeaseTerm,
+        values::{HttpListen, LeaseTerm},
     },
     datapath::{self, DatapathError, Installation, Pins, Sizes},
-    model::{Event, Index, IndexOptions, NodeInfo},
+    http::Server,
+    metrics::AgentMetrics,
+    model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{self, SourceHealth, SourceKind, manifests::ManifestsConfig},
 };
@@ -114,8 +117,12 @@ async fn serve(
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
     let node = NodeInfo { name: args.node_name().into(), zone: args.zone.as_deref().map(Into::into) };
-    let options = IndexOptions { default_algorithm: args.algorithm };
-    let mut engine = Engine::new(recovered, Index::new(node, options), args.zone.clone());
+    let defaults =
+        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
+    let mut index = Index::new(defaults);
+    index.apply(Event::Node(node));
+    let metrics = Arc::new(AgentMetrics::default());
+    let mut engine = Engine::new(recovered, index, args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
 
     let (sender, mut events) = mpsc::channel(QUEUE);
@@ -124,7 +131,16 @@ async fn serve(
         SourceChoice::Kubernetes { .. } => SourceKind::Kubernetes,
     }));
     let mut source = start_source(choice, args, sender, Arc::clone(&health));
-    let web = crate::http::start(args, pins, Arc::clone(&health), engine.metrics()).await?;
+    let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
+    let (stop_web, web_stopped) = oneshot::channel::<()>();
+    if let HttpListen::At(addr) = args.http {
+        let server = Server::bind(addr).await.map_err(anyhow::Error::from)?;
+        log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());
+        tokio::spawn(server.run(Arc::clone(&status) as _, async {
+            // Either way, told or dropped, it is over.
+            let _ = web_stopped.await;
+        }));
+    }
 
     let mut renew = interval(renewal(args.lease));
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,16 +151,16 @@ async fn serve(
         tokio::select! {
             count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
                 if count > 0 && engine.handle(batch.drain(..), Instant::now()) {
-                    control.changed(engine.maps(), engine.skipped());
+                    control.changed(engine.maps());
                     if engine.is_synced() && control.synced(engine.maps()) {
-                        web.ready();
+                        status.synced();
                     }
                 }
             }
             _ = renew.tick() => control.renew(engine.maps()),
             _ = housekeeping.tick() => {
                 engine.sweep(Instant::now());
-                control.contact(engine.maps(), health.contact());
+                control.source(engine.maps(), &health);
             }
             result = &mut source => {
                 let result = result.unwrap_or_else(|error| Err(anyhow::anyhow!("the source failed: {error}")));
@@ -155,6 +171,7 @@ async fn serve(
             _ = interrupt.recv() => break "SIGINT",
         }
     };
+    drop(stop_web);
     source.abort();
     kernel_log.abort();
     control.renew(engine.maps());
@@ -206,8 +223,8 @@ fn start_source(
             tokio::spawn(async move { Ok(source::manifests::run(config, sender, health).await?) })
         }
         SourceChoice::Kubernetes { kubeconfig, context } => {
-            let config = source::kubernetes::KubernetesConfig::new(kubeconfig, context, node);
-            tokio::spawn(async move { Ok(source::kubernetes::run(config, sender, health).await?) })
+            let _ = (kubeconfig, context);
+            tokio::spawn(async move { anyhow::bail!("not yet") })
         }
     }
 }
@@ -221,7 +238,11 @@ fn forward_kernel_log(installation: &mut Installation) -> JoinHandle<()> {
     let logger = aya_log::EbpfLogger::init(&mut installation.object)
         .map_err(|error| log::warn!("the programs' log cannot be read: {error}"))
         .ok()
-        .and_then(|logger| AsyncFd::new(logger).ok());
+        .and_then(|logger| {
+            // SAFETY: the logger owns the ring buffer, whose descriptor stays open and the same for as
+            // long as it lives.
+            unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }.ok()
+        });
     tokio::spawn(async move {
         let Some(mut logger) = logger else { return };
         while let Ok(mut ready) = logger.readable_mut().await {

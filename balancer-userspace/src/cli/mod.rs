@@ -88,6 +88,9 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Remove all that is balancer's from this node; open connections live on
     Detach(detach::DetachArgs),
+    /// Make the self-probe's connects from this process
+    #[command(hide = true)]
+    Probe,
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write the manual pages
@@ -169,6 +172,11 @@ fn dispatch(command: Command, context: &mut Context<'_>) -> Result<Exit, Failure
         Command::Explain(args) => explain::run(&args, context),
         Command::Check(args) => check::run(&args, context),
         Command::Detach(args) => detach::run(&args, context),
+        Command::Probe => {
+            let outcome = context.node().probe(context.pins())?;
+            context.print(&format!("{outcome}\n"))?;
+            Ok(Exit::Ok)
+        }
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),
     }

@@ -17,7 +17,7 @@ pub struct AgentMetrics {
     applies: Family<OutcomeLabels, Counter>,
     apply_time: Histogram,
     programming_time: Histogram,
-    map_writes: Counter,
+    port_changes: Counter,
     lease_renewals: Family<OutcomeLabels, Counter>,
 }
 
@@ -126,8 +126,8 @@ impl Default for AgentMetrics {
             Unit::Seconds,
             programming_time.clone(),
         );
-        let map_writes = Counter::default();
-        registry.register("map_writes", "Entries written to or deleted from the tables", map_writes.clone());
+        let port_changes = Counter::default();
+        registry.register("port_changes", "Service ports whose tables changed", port_changes.clone());
         let lease_renewals = Family::<OutcomeLabels, Counter>::default();
         registry.register("lease_renewals", "Renewals of the lease", lease_renewals.clone());
         for outcome in [Outcome::Ok, Outcome::Failed] {
@@ -142,7 +142,7 @@ impl Default for AgentMetrics {
             applies,
             apply_time,
             programming_time,
-            map_writes,
+            port_changes,
             lease_renewals,
         }
     }
@@ -164,10 +164,11 @@ impl AgentMetrics {
         self.source_errors.inc();
     }
 
-    /// A batch of changes was written, or could not be. `took` counts from the arrival of its first event.
-    pub fn applied(&self, outcome: Outcome, took: Duration, map_writes: u64) {
+    /// A batch that changed so many Service ports was written, or could not be. `took` counts from the arrival of its
+    /// first event.
+    pub fn applied(&self, outcome: Outcome, took: Duration, ports: u64) {
         self.applies.get_or_create(&OutcomeLabels { outcome }).inc();
-        self.map_writes.inc_by(map_writes);
+        self.port_changes.inc_by(ports);
         if outcome == Outcome::Ok {
             self.apply_time.observe(took.as_secs_f64());
         }

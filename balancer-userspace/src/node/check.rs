@@ -71,12 +71,9 @@ fn mounts(pins: &Pins) -> CheckItem {
             format!("{} is not in a bpf file system", pins.root().display()),
             "mount -t bpf bpf /sys/fs/bpf",
         ),
-        (Err(error), _) => item(
-            "mounts",
-            Outcome::Failed,
-            error.to_string(),
-            "mount -t cgroup2 none /sys/fs/cgroup/unified",
-        ),
+        (Err(error), _) => {
+            item("mounts", Outcome::Failed, error.to_string(), "mount -t cgroup2 none /sys/fs/cgroup/unified")
+        }
     }
 }
 
@@ -92,7 +89,8 @@ fn installed(pins: &Pins, maps: &Maps, snapshot: &Snapshot) -> Vec<CheckItem> {
 fn agent_item(agent: &AgentView) -> CheckItem {
     match agent.liveness {
         Liveness::Running => {
-            let detail = format!("version {} runs as process {} on node {}", agent.version, agent.pid, agent.node);
+            let detail =
+                format!("version {} runs as process {} on node {}", agent.version, agent.pid, agent.node);
             item("agent", Outcome::Ok, detail, "")
         }
         Liveness::Dead => item(
@@ -127,7 +125,9 @@ fn lease(agent: &AgentView) -> CheckItem {
 fn sync(agent: &AgentView) -> CheckItem {
     let remedy = "see the agent's log for what keeps it from its source";
     match (agent.synced, agent.contact) {
-        (None, _) => item("sync", Outcome::Failed, format!("{} has not been listed whole", agent.source), remedy),
+        (None, _) => {
+            item("sync", Outcome::Failed, format!("{} has not been listed whole", agent.source), remedy)
+        }
         (Some(_), Some(contact)) if contact > STALE => item(
             "sync",
             Outcome::Warning,
@@ -136,7 +136,12 @@ fn sync(agent: &AgentView) -> CheckItem {
         ),
         (Some(since), contact) => {
             let contact = contact.map_or(String::new(), |age| format!(", last word {} s ago", age.as_secs()));
-            item("sync", Outcome::Ok, format!("in step with {} for {} s{contact}", agent.source, since.as_secs()), "")
+            item(
+                "sync",
+                Outcome::Ok,
+                format!("in step with {} for {} s{contact}", agent.source, since.as_secs()),
+                "",
+            )
         }
     }
 }
@@ -144,7 +149,8 @@ fn sync(agent: &AgentView) -> CheckItem {
 /// Whether every program is attached, all to one cgroup, and to the root of the hierarchy.
 fn attachment(pins: &Pins, agent: &AgentView) -> CheckItem {
     let attachments = datapath::attachments(pins);
-    let missing: Vec<_> = attachments.iter().filter(|(_, cgroup)| cgroup.is_none()).map(|(name, _)| *name).collect();
+    let missing: Vec<_> =
+        attachments.iter().filter(|(_, cgroup)| cgroup.is_none()).map(|(name, _)| *name).collect();
     let remedy = "restart the agent: it attaches what is missing";
     if !missing.is_empty() {
         return item("programs", Outcome::Failed, format!("not attached: {}", missing.join(", ")), remedy);
@@ -173,7 +179,12 @@ fn fill(map: &MapFill) -> CheckItem {
     let detail = format!("{} of {} ({:.0}%)", map.used, map.capacity, share * 100.0);
     // A full CLIENTS map forgets the clients that were silent longest, as it should.
     let outcome = if share > FILL_WARNING && map.name != "CLIENTS" { Outcome::Warning } else { Outcome::Ok };
-    item(&format!("map {}", map.name), outcome, detail, &format!("raise --{} (after `balancer detach`)", map.flag))
+    item(
+        &format!("map {}", map.name),
+        outcome,
+        detail,
+        &format!("raise --{} (after `balancer detach`)", map.flag),
+    )
 }
 
 fn skipped(snapshot: &Snapshot) -> CheckItem {
@@ -257,14 +268,11 @@ fn own_cgroup(cgroup: &Path) -> Option<bool> {
     Some(own.starts_with(cgroup))
 }
 
-/// Name of the environment variable that makes a process probe instead of what it was called for.
-pub(super) const PROBE_VARIABLE: &str = "BALANCER_INTERNAL_PROBE";
-
 /// Runs the probe in a process of its own that moves into `cgroup` first.
 fn probe_from(cgroup: &Path, pins: &Pins) -> std::io::Result<ProbeOutcome> {
     let procs = fs::OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--pins").arg(pins.root()).arg("check").env(PROBE_VARIABLE, "1");
+    command.arg("--pins").arg(pins.root()).arg("probe");
     // SAFETY: between fork and exec only write(2) is called, which is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
@@ -282,7 +290,7 @@ fn probe_from(cgroup: &Path, pins: &Pins) -> std::io::Result<ProbeOutcome> {
     })
 }
 
-/// The other end of [`probe_from`]: what to print.
+/// The other end of [`probe_from`]: what the hidden subcommand `probe` prints.
 pub(super) fn probe_here(pins: &Pins) -> String {
     match Maps::open(pins, Access::Read).map(|maps| datapath::probe(&maps)) {
         Ok(ProbeOutcome::Works) => "works".to_owned(),

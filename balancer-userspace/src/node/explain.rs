@@ -17,8 +17,10 @@ use crate::{
     cli::exit::Failure,
     datapath::{Maps, Pins, attachments, boot_ns},
     model::Frontend,
+    sockets,
     view::{
-        BackendView, Candidate, Choice, ExplainedService, Explanation, PassCause, ServiceView, Snapshot, Verdict,
+        BackendView, Candidate, Choice, ExplainedService, Explanation, PassCause, ServiceView, Snapshot,
+        Verdict,
     },
 };
 
@@ -93,7 +95,8 @@ pub(super) fn explain(
     snapshot: &Snapshot,
     dialled: Frontend,
 ) -> Result<Explanation, Failure> {
-    let key = FrontendKey::new(dialled.addr.into(), PortBe::from_host(dialled.port), dialled.protocol.number());
+    let key =
+        FrontendKey::new(dialled.addr.into(), PortBe::from_host(dialled.port), dialled.protocol.number());
     let id = maps.frontend(&key).map_err(failure)?;
     let view = id.and_then(|id| snapshot.services.iter().find(|service| service.id == id));
     let backends = view.map(|view| view.backends.as_slice()).unwrap_or_default();
@@ -103,7 +106,7 @@ pub(super) fn explain(
         id,
         service: id.and_then(|id| maps.services.get(id)),
         backends: backends.iter().filter_map(|view| Some((view.id, maps.backends.get(view.id)?))).collect(),
-        client: own_netns_cookie(),
+        client: sockets::own_netns_cookie().unwrap_or(0),
     };
     let mut notes = Vec::new();
     let attached = attachments(pins);
@@ -139,18 +142,10 @@ pub(super) fn explain(
     })
 }
 
-/// Cookie of this process's network namespace, which is what the programs know a client by; 0 where the
-/// kernel does not tell.
-fn own_netns_cookie() -> u64 {
-    std::net::UdpSocket::bind("127.0.0.1:0")
-        .ok()
-        .and_then(|socket| crate::datapath::netns_cookie(&socket).ok())
-        .unwrap_or(0)
-}
-
 /// All usable backends with the chance of each to be chosen next.
 fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: PickReason) -> Choice {
-    let usable: Vec<&BackendView> = view.backends.iter().filter(|backend| backend.state.is_usable()).collect();
+    let usable: Vec<&BackendView> =
+        view.backends.iter().filter(|backend| backend.state.is_usable()).collect();
     let slots = tables.service.map(|service| service.slots).unwrap_or_default();
     let certain = |id: u32| if id == chosen { 1.0 } else { 0.0 };
     let share: HashMap<u32, f64> = {
@@ -170,21 +165,24 @@ fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: Pick
             "least-connections: the less loaded of two random backends".to_owned(),
             Box::new(two_choices(&usable)),
         ),
-        (_, Algorithm::LeastConnections) => {
-            ("least-connections: fewest open connections for its weight; ties in turn".to_owned(), Box::new(certain))
-        }
+        (_, Algorithm::LeastConnections) => (
+            "least-connections: fewest open connections for its weight; ties in turn".to_owned(),
+            Box::new(certain),
+        ),
         (_, Algorithm::RoundRobin) => ("round-robin: its turn is next".to_owned(), Box::new(certain)),
         (_, Algorithm::ClientRoundRobin) => {
             ("client-round-robin: its turn is next for this client".to_owned(), Box::new(certain))
         }
         (_, Algorithm::SourceHash) => {
             let place = source_hash::index(tables.client, slots.len());
-            (format!("source-hash: this client's place in the table is {place} of {}", slots.len()), Box::new(certain))
+            (
+                format!("source-hash: this client's place in the table is {place} of {}", slots.len()),
+                Box::new(certain),
+            )
         }
-        (_, Algorithm::Random) => (
-            "random: by weight".to_owned(),
-            Box::new(move |id| share.get(&id).copied().unwrap_or(0.0)),
-        ),
+        (_, Algorithm::Random) => {
+            ("random: by weight".to_owned(), Box::new(move |id| share.get(&id).copied().unwrap_or(0.0)))
+        }
     };
     Choice {
         rule,

@@ -4,7 +4,7 @@ mod check;
 mod connections;
 mod explain;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     agent::{self, failure},
@@ -13,7 +13,7 @@ use crate::{
         exit::{Exit, Failure},
         node::{DetachMode, Node, SelfProbe},
     },
-    datapath::{self, Access, Maps, Pins},
+    datapath::{self, Access, Maps, Pins, Removal},
     model::Frontend,
     view::{CheckReport, Connection, DetachReport, Explanation, Snapshot},
 };
@@ -42,11 +42,18 @@ impl Node for ThisNode {
         dialled: &[Frontend],
     ) -> Result<Vec<Explanation>, Failure> {
         let maps = open(pins)?;
-        dialled.iter().map(|frontend| explain::explain(&Pins::new(pins), &maps, snapshot, *frontend)).collect()
+        dialled
+            .iter()
+            .map(|frontend| explain::explain(&Pins::new(pins), &maps, snapshot, *frontend))
+            .collect()
     }
 
     fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
         Ok(check::check(&Pins::new(pins), probe))
+    }
+
+    fn probe(&self, pins: &Path) -> Result<String, Failure> {
+        Ok(check::probe_here(&Pins::new(pins)))
     }
 
     fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
@@ -61,8 +68,13 @@ impl Node for ThisNode {
                 ),
             ));
         }
-        let plan = datapath::detach(&pins, mode == DetachMode::DryRun).map_err(failure)?;
-        Ok(plan)
+        let removal = match mode {
+            DetachMode::DryRun => Removal::DryRun,
+            DetachMode::Remove | DetachMode::RemoveUnderAgent => Removal::Act,
+        };
+        let detached = datapath::detach(&pins, removal).map_err(failure)?;
+        let text = |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.display().to_string()).collect();
+        Ok(DetachReport { removed: text(detached.removed), kept: text(detached.kept) })
     }
 }
 

@@ -37,7 +37,7 @@ pub use cgroup::{PodRef, pod_of_path};
 pub use diag::{Diag, Transport};
 pub use error::SocketsError;
 pub use listing::{Listing, active_by_backend, live_sockets};
-pub use netns::{Namespace, NamespaceName, Scope};
+pub use netns::{Namespace, NamespaceName, Scope, own_netns_cookie};
 pub use parse::{RawSocket, Storage};
 pub use process::{Process, Search, owners};
 pub use socket::{LiveSocket, SocketStatus, Translation};

@@ -157,6 +157,12 @@ fn open(found: &Found) -> Result<Visited, SocketsError> {
     Ok(Visited { namespace: Arc::new(namespace), socket })
 }
 
+/// Cookie of the calling thread's network namespace, by which the programs know a client; `None` where
+/// the kernel cannot tell.
+pub fn own_netns_cookie() -> Option<u64> {
+    netns_cookie(&Socket::new(NETLINK_SOCK_DIAG).ok()?)
+}
+
 /// The cookie of the namespace that `socket` was made in; `None` where the kernel cannot tell.
 fn netns_cookie(socket: &Socket) -> Option<u64> {
     let mut cookie = 0_u64;
