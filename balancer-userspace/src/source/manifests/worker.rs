@@ -23,7 +23,7 @@ use crate::{
     model::{Event, NodeInfo},
     source::{
         Events, SourceError, SourceHealth,
-        health::{Novelty, Problem, Resource},
+        health::{Extent, Novelty, Problem, Resource},
     },
 };
 
@@ -350,7 +350,9 @@ impl Worker {
                     "cannot read manifests directory {}: {error}; what it had before stays in use",
                     self.config.dir.display()
                 );
-                if self.health.failed(Resource::Manifests, &error.kind().to_string(), &text) == Novelty::New {
+                if self.health.failed(Resource::Manifests, Extent::Source, &error.kind().to_string(), &text)
+                    == Novelty::New
+                {
                     log::warn!("{text}");
                 }
                 return Ok(());
