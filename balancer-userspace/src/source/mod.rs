@@ -11,12 +11,15 @@ mod health;
 pub mod kubernetes;
 pub mod manifests;
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 
 use crate::model::{Event, NodeInfo};
+
+use kubernetes::KubernetesConfig;
+use manifests::ManifestsConfig;
 
 pub use health::{HealthSnapshot, Problem, Resource, ResourceSnapshot, SourceHealth};
 
@@ -38,6 +41,41 @@ impl fmt::Display for SourceKind {
             Self::Manifests => "manifests",
             Self::Kubernetes => "kubernetes",
         })
+    }
+}
+
+/// A source with all that it needs to run.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests(ManifestsConfig),
+    /// The API server.
+    Kubernetes(KubernetesConfig),
+}
+
+impl Source {
+    /// Which it is.
+    pub const fn kind(&self) -> SourceKind {
+        match self {
+            Self::Manifests(_) => SourceKind::Manifests,
+            Self::Kubernetes(_) => SourceKind::Kubernetes,
+        }
+    }
+
+    /// Sends events until the receiver is dropped or this future is. `health` is of the same kind.
+    ///
+    /// # Errors
+    ///
+    /// When the source cannot start; once it runs it does not fail.
+    pub async fn run(
+        self,
+        events: mpsc::Sender<Event>,
+        health: Arc<SourceHealth>,
+    ) -> Result<(), SourceError> {
+        match self {
+            Self::Manifests(config) => manifests::run(config, events, health).await,
+            Self::Kubernetes(config) => kubernetes::run(config, events, health).await,
+        }
     }
 }
 
