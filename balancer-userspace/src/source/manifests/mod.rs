@@ -33,9 +33,6 @@ use super::{Events, SourceError, SourceHealth};
 use watch::Signal;
 use worker::Worker;
 
-#[expect(unused_imports, reason = "for the Kubernetes source, which follows")]
-pub(super) use parse::node_info;
-
 /// Where manifests are, and how to read them.
 #[derive(Clone, Debug)]
 pub struct ManifestsConfig {
