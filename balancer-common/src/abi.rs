@@ -32,8 +32,17 @@ pub const UDP_FLOW_IDLE_NS: u64 = 120_000_000_000;
 /// The largest weight of a backend. Products of a weight and a count of connections stay within 64 bits.
 pub const MAX_WEIGHT: u32 = 65_535;
 
-/// The service id that the agent's self-probe uses; users never see it.
-pub const PROBE_SERVICE: u32 = 0;
+/// The id of the Service, its backend and its slot that the agent's self-probe uses for UDP; users never
+/// see it.
+pub const PROBE_UDP: u32 = 0;
+/// The same for TCP.
+pub const PROBE_TCP: u32 = 1;
+/// The first service id for users' Services.
+pub const FIRST_SERVICE: u32 = 2;
+/// The first backend id for users' backends.
+pub const FIRST_BACKEND: u32 = 2;
+/// The first slot for users' Services: runs of slots are aligned to powers of two.
+pub const FIRST_SLOT: u32 = 2;
 
 /// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;

@@ -2,11 +2,22 @@
 //!
 //! `datapath` reads it, `cli` and `metrics` show it.
 
+pub mod check;
+pub mod connection;
+pub mod explanation;
+
+pub use check::{CheckItem, CheckReport, DetachReport, Outcome};
+pub use connection::{BackendGone, Connection, Process};
+pub use explanation::{Candidate, Choice, ExplainedService, Explanation, PassCause, Verdict};
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use balancer_common::abi::{Algorithm, BackendState, BackendStats, PassReason, PickReason};
 
-use crate::model::{Family, Protocol};
+use crate::{
+    evenness::{Evenness, Load},
+    model::{Family, Protocol},
+};
 
 /// Everything at one instant. Counters of different backends may be a few microseconds apart.
 #[derive(Clone, Debug)]
@@ -139,4 +150,28 @@ pub struct BackendView {
     pub zone: Arc<str>,
     /// Its counters, all read within microseconds.
     pub stats: BackendStats,
+}
+
+impl ServiceView {
+    /// Sockets open to any of its backends, removed ones included.
+    pub fn active(&self) -> u64 {
+        self.backends.iter().map(|backend| backend.stats.active).sum()
+    }
+
+    /// How evenly open sockets are spread over the backends that may be chosen.
+    pub fn evenness(&self) -> Option<Evenness> {
+        let usable = self.backends.iter().filter(|backend| backend.state.is_usable());
+        let loads: Vec<Load> = usable
+            .map(|backend| Load { connections: backend.stats.active, weight: backend.weight })
+            .collect();
+        Evenness::of(&loads)
+    }
+}
+
+impl BackendView {
+    /// Attempts that failed, for whatever reason.
+    pub fn failed(&self) -> u64 {
+        let stats = &self.stats;
+        stats.refused + stats.timed_out + stats.unreachable + stats.aborted
+    }
 }

@@ -1,1 +1,12 @@
-//! placeholder
+//! What integration tests, the demo and the benchmark share: a small cluster node made of network
+//! namespaces and cgroups, processes that dial and answer in it, the agent, and its manifests.
+//!
+//! Nothing here can reach a network outside the machine: the namespaces have no link to it.
+//!
+//! - [`topology`]: namespaces, cgroups, processes, and their removal whatever happens;
+//! - [`peer`]: clients and servers that do exactly what a test asks, in a pod;
+//! - [`kernel`]: what a machine must offer, checked with a clear failure.
+
+pub mod kernel;
+pub mod peer;
+pub mod topology;

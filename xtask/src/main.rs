@@ -1,2 +1,82 @@
-//! placeholder
-fn main() {}
+//! The project's own commands: `cargo xtask --help`.
+//!
+//! This crate builds with an older stable compiler than the rest and depends on little: it is what
+//! brings the rest's toolchain to a machine that has none. Every command installs what it needs, or
+//! names what it lacks and how to get it.
+
+mod build;
+mod build_ebpf;
+mod ci;
+mod cmd;
+mod docs;
+mod elf;
+mod interrupt;
+mod lint;
+mod run_bin;
+mod setup;
+mod summary;
+mod test;
+mod toolchain;
+mod ui;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build, test and measure balancer.
+///
+/// Each command first brings what it needs (the pinned toolchain, bpf-linker, system packages) or names
+/// what it lacks and how to get it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install everything the other commands need: toolchain, bpf-linker, cargo-nextest, system packages
+    Setup,
+    /// Build the eBPF programs into target/bpf, check the objects, and load them where the kernel lets us
+    BuildEbpf(build_ebpf::Args),
+    /// Build the eBPF programs, then the balancer binary that embeds them
+    Build(build::Args),
+    /// Watch the balancer at work in network namespaces of its own (needs root)
+    Demo(run_bin::Args),
+    /// Run every test: unit, property and golden tests, doc tests, then those in the kernel (need root)
+    ///
+    /// The last line is the count of all. Exit code 0: all passed; 1: some failed; 3: some could not run
+    /// here, for want of root or eBPF, and --unprivileged was not given.
+    Test(test::Args),
+    /// Check format, lints and documentation
+    Lint,
+    /// Do all that a change has to pass: lint, then test
+    Ci(test::Args),
+    /// Measure connects through the balancer beside direct ones, iptables and nftables (needs root)
+    Bench(run_bin::Args),
+    /// Write the crates' reference, man pages and shell completions below target
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf(args) => build_ebpf::run(&args),
+        Task::Build(args) => build::run(&args),
+        Task::Demo(args) => run_bin::demo(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint => lint::run(),
+        Task::Ci(args) => ci::run(&args),
+        Task::Bench(args) => run_bin::bench(&args),
+        Task::Docs => docs::run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a decision reads, as a trait: BPF maps in the kernel, pinned maps in `balancer explain`, vectors
+//! in tests.
+
+use crate::{
+    abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
+    select::least_connections::{self, Balance},
+};
+
+/// The part of the tables that says how loaded backends are.
+pub trait Load {
+    /// Backend id and weight of a slot.
+    fn slot(&self, index: u32) -> Option<(u32, u32)>;
+    /// Open connections of a backend; 0 for one that does not exist.
+    fn active(&self, backend: u32) -> u64;
+    /// Takes the next turn of a Service; the first is 0. Turns may repeat after 2^32.
+    fn take_turn(&self, service: u32) -> u32;
+    /// Where this node's tie order starts.
+    fn node_offset(&self) -> u32;
+    /// A uniform random number.
+    fn random(&self) -> u32;
+}
+
+/// The tables and helpers that a decision may use. A missing entry is `None`, never a panic: the kernel
+/// may read while the agent writes.
+pub trait Tables: Load + Sized {
+    /// Service id of what was dialled.
+    fn service_id(&self, frontend: &FrontendKey) -> Option<u32>;
+    /// A Service by id.
+    fn service(&self, id: u32) -> Option<&Service>;
+    /// A backend by id.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// When the agent's lease ends, in nanoseconds of `CLOCK_BOOTTIME`.
+    fn lease_expires_ns(&self) -> u64;
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    fn now_ns(&self) -> u64;
+    /// The client: the cookie of its network namespace.
+    fn client(&self) -> u64;
+    /// What is remembered of a client.
+    fn client_state(&self, key: &ClientKey) -> Option<ClientState>;
+    /// Remembers a client. May be forgotten at any time.
+    fn remember_client(&self, key: &ClientKey, state: &ClientState);
+    /// Compares all backends of a Service. The eBPF programs call a function here that the verifier
+    /// checks by itself, once, because it follows every round of the loop.
+    #[inline(always)]
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+        least_connections::scan(self, service, slots, balance)
+    }
+}

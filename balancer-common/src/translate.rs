@@ -1,0 +1,152 @@
+//! From what an application dials to where it is sent: the whole decision.
+//!
+//! A hook adapts its context to a [`FrontendKey`], calls [`connect`], and carries out the
+//! [`Translation`]. Whatever is unknown, empty, stale or contradictory is passed through untouched: then
+//! kube-proxy answers.
+
+use crate::{
+    abi::{BackendState, ClientKey, ClientState, FrontendKey, PassReason, PickReason, Service, SlotRange},
+    addr::{Ip, PortBe},
+    select::{self, Picked},
+    tables::Tables,
+};
+
+/// What becomes of a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// Not a Service of ours: left alone, uncounted.
+    Miss,
+    /// A Service of ours, but left alone, for this reason.
+    PassThrough {
+        /// Service id.
+        service: u32,
+        /// Why.
+        reason: PassReason,
+    },
+    /// Sent to a backend.
+    Rewrite(Choice),
+}
+
+/// A backend, chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Service id.
+    pub service: u32,
+    /// Backend id.
+    pub backend: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Its address.
+    pub addr: Ip,
+    /// Its port.
+    pub port: PortBe,
+    /// Why this one.
+    pub reason: PickReason,
+    /// When, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub now_ns: u64,
+}
+
+/// Decides where a connect to `frontend` goes.
+///
+/// Never chooses a backend that belongs to another Service or may not be used. Takes a turn and may
+/// update what is remembered of the client, but counts nothing: the caller counts what it carries out.
+#[inline(always)]
+pub fn connect<T: Tables>(tables: &T, frontend: &FrontendKey) -> Translation {
+    let Some(service) = tables.service_id(frontend) else {
+        return Translation::Miss;
+    };
+    match choose(tables, frontend, service) {
+        Ok(choice) => Translation::Rewrite(choice),
+        Err(reason) => Translation::PassThrough { service, reason },
+    }
+}
+
+/// The part of [`connect`] behind the look-up of the Service.
+#[inline(always)]
+pub fn choose<T: Tables>(tables: &T, frontend: &FrontendKey, id: u32) -> Result<Choice, PassReason> {
+    let service = tables.service(id).ok_or(PassReason::Inconsistent)?;
+    if !service.frontend.same(frontend) {
+        return Err(PassReason::Inconsistent);
+    }
+    let now_ns = tables.now_ns();
+    if now_ns > tables.lease_expires_ns() {
+        return Err(PassReason::LeaseExpired);
+    }
+    // SAFETY: an aligned, initialised word. One volatile load, so that the run of slots is read whole and
+    // once, though the agent may switch it at any time.
+    let slots = unsafe { core::ptr::read_volatile(&service.slots) };
+    if slots.is_empty() {
+        return Err(PassReason::NoBackends);
+    }
+    if service.affinity_seconds != 0 {
+        return sticky(tables, id, service, slots, now_ns);
+    }
+    let Picked { backend, reason } =
+        select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
+    choice(tables, id, backend, reason, now_ns)
+}
+
+/// ClientIP affinity: the backend that this client met last, for as long as it may be used and the
+/// client keeps connecting within the timeout; otherwise a new one, which is then remembered.
+#[inline(always)]
+fn sticky<T: Tables>(
+    tables: &T,
+    id: u32,
+    service: &Service,
+    slots: SlotRange,
+    now_ns: u64,
+) -> Result<Choice, PassReason> {
+    let key = ClientKey { netns_cookie: tables.client(), service: id, pad: 0 };
+    let mut reason = None;
+    if let Some(state) = tables.client_state(&key)
+        && state.used_ns != 0
+        && now_ns.saturating_sub(state.used_ns) <= service.affinity_seconds as u64 * 1_000_000_000
+    {
+        if let Ok(choice) = choice(tables, id, state.backend, PickReason::Affinity, now_ns)
+            && choice.generation == state.generation
+        {
+            tables.remember_client(&key, &ClientState { used_ns: now_ns, ..state });
+            return Ok(choice);
+        }
+        reason = Some(PickReason::AffinityReplaced);
+    }
+    let picked = select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
+    let choice = choice(tables, id, picked.backend, reason.unwrap_or(picked.reason), now_ns)?;
+    // Read again: client-round-robin has just noted its turn there.
+    let turn = tables.client_state(&key).map_or(0, |state| state.turn);
+    tables.remember_client(
+        &key,
+        &ClientState {
+            used_ns: now_ns,
+            backend: choice.backend,
+            generation: choice.generation,
+            turn,
+            pad: 0,
+        },
+    );
+    Ok(choice)
+}
+
+/// Where `backend` is, provided that it is a usable one of Service `id`.
+#[inline(always)]
+pub fn choice<T: Tables>(
+    tables: &T,
+    id: u32,
+    backend: u32,
+    reason: PickReason,
+    now_ns: u64,
+) -> Result<Choice, PassReason> {
+    let entry = tables.backend(backend).ok_or(PassReason::Inconsistent)?;
+    if entry.service != id || !BackendState::from_u16(entry.state).is_usable() {
+        return Err(PassReason::Inconsistent);
+    }
+    Ok(Choice {
+        service: id,
+        backend,
+        generation: entry.generation,
+        addr: entry.addr,
+        port: entry.port,
+        reason,
+        now_ns,
+    })
+}

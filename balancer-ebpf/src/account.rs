@@ -1,0 +1,150 @@
+//! Counting, exactly once.
+//!
+//! A socket is counted as active when it is given a backend, and stops being so when somebody exchanges
+//! its phase from an open one to `Closed`: whoever sees an open phase come out of the exchange counts the
+//! close, nobody else does.
+
+use balancer_common::{
+    abi::{BackendStats, PassReason, Phase, SocketState, UdpFlow, handshake_bucket},
+    translate::Choice,
+};
+
+use crate::{
+    atomic,
+    maps::{BACKEND_STATS, BACKENDS, SERVICE_STATS},
+};
+
+/// Why an attempt failed.
+#[derive(Clone, Copy)]
+pub enum Failure {
+    /// The peer answered with a reset.
+    Refused,
+    /// The kernel gave up after its last retransmission.
+    TimedOut,
+    /// An ICMP error, or no route.
+    Unreachable,
+    /// The application closed the socket first.
+    Aborted,
+}
+
+/// What is known of a connection that ends.
+pub struct Totals {
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes acknowledged.
+    pub bytes_out: u64,
+    /// Segments sent again.
+    pub retransmits: u64,
+}
+
+/// Counts a connect that is passed through.
+#[inline(always)]
+pub fn passed(service: u32, reason: PassReason) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: the verifier has bounded the pointer to the map value; the index is below the length.
+        atomic::add(unsafe { &raw mut (*stats).passes[reason as usize] }, 1);
+    }
+}
+
+/// Counts a choice that is carried out; a protocol without a handshake is established at once.
+#[inline(always)]
+pub fn opened(choice: &Choice, phase: Phase) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(choice.service) {
+        // SAFETY: the verifier has bounded the pointer to the map value; the index is below the length.
+        atomic::add(unsafe { &raw mut (*stats).picks[choice.reason as usize] }, 1);
+    }
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(choice.backend) {
+        // SAFETY: the verifier has bounded the pointer to the map value.
+        unsafe {
+            atomic::add(&raw mut (*stats).active, 1);
+            atomic::add(&raw mut (*stats).opened, 1);
+            if matches!(phase, Phase::Established) {
+                atomic::add(&raw mut (*stats).established, 1);
+            }
+        }
+    }
+}
+
+/// Counts a completed handshake.
+#[inline(always)]
+pub fn established(backend: u32, took_ns: u64) {
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
+        let bucket = handshake_bucket(took_ns);
+        // SAFETY: the verifier has bounded the pointer to the map value; the bucket is below the length.
+        unsafe {
+            atomic::add(&raw mut (*stats).established, 1);
+            atomic::add(&raw mut (*stats).handshake_ns, took_ns);
+            atomic::add((&raw mut (*stats).handshakes).cast::<u64>().add(bucket), 1);
+        }
+    }
+}
+
+/// Closes what the socket holds, if it holds anything: the connection is over or the socket is used anew.
+#[inline(always)]
+pub fn close_socket(socket: *mut SocketState, connecting: Failure) {
+    // SAFETY: the callers pass socket storage that is not null.
+    let (phase, backend) =
+        unsafe { (atomic::exchange(&raw mut (*socket).phase, Phase::Closed as u32), (*socket).backend) };
+    if phase != Phase::Closed as u32 {
+        let failure = (phase == Phase::Connecting as u32).then_some(connecting);
+        closed(backend, failure);
+    }
+}
+
+/// Closes a UDP flow, if it is open.
+#[inline(always)]
+pub fn close_flow(flow: *mut UdpFlow) {
+    // SAFETY: the callers pass an element of socket storage that is not null.
+    let (phase, backend) =
+        unsafe { (atomic::exchange(&raw mut (*flow).phase, Phase::Closed as u32), (*flow).backend) };
+    if phase == Phase::Established as u32 {
+        closed(backend, None);
+    }
+}
+
+#[inline(always)]
+fn closed(backend: u32, failure: Option<Failure>) {
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: the verifier has bounded the pointer to the map value.
+        unsafe {
+            atomic::sub_one(&raw mut (*stats).active);
+            atomic::add(&raw mut (*stats).closed, 1);
+            if let Some(failure) = failure {
+                atomic::add(failure_counter(stats, failure), 1);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `stats` must point to a map value.
+#[inline(always)]
+unsafe fn failure_counter(stats: *mut BackendStats, failure: Failure) -> *mut u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match failure {
+            Failure::Refused => &raw mut (*stats).refused,
+            Failure::TimedOut => &raw mut (*stats).timed_out,
+            Failure::Unreachable => &raw mut (*stats).unreachable,
+            Failure::Aborted => &raw mut (*stats).aborted,
+        }
+    }
+}
+
+/// Adds what a connection moved to its backend, provided that the id still stands for that backend.
+#[inline(always)]
+pub fn totals(backend: u32, generation: u32, totals: &Totals) {
+    if BACKENDS.get(backend).is_none_or(|entry| entry.generation != generation) {
+        return;
+    }
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: the verifier has bounded the pointer to the map value.
+        unsafe {
+            atomic::add(&raw mut (*stats).bytes_in, totals.bytes_in);
+            atomic::add(&raw mut (*stats).bytes_out, totals.bytes_out);
+            if totals.retransmits != 0 {
+                atomic::add(&raw mut (*stats).retransmits, totals.retransmits);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The maps as the tables that a decision reads.
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    programs::SockAddrContext,
+};
+use balancer_common::{
+    abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
+    select::least_connections::{self, Balance},
+    tables::{Load, Tables},
+};
+
+use crate::{
+    atomic,
+    maps::{BACKEND_STATS, BACKENDS, CLIENTS, CONTROL, FRONTENDS, SERVICE_STATS, SERVICES, SLOTS},
+};
+
+/// The BPF maps, seen from a hook on a socket address.
+pub struct Maps<'a>(pub &'a SockAddrContext);
+
+/// The BPF maps that need no context.
+struct Shared;
+
+impl Load for Shared {
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<(u32, u32)> {
+        SLOTS.get(index).map(|slot| (slot.backend, slot.weight))
+    }
+
+    #[inline(always)]
+    fn active(&self, backend: u32) -> u64 {
+        BACKEND_STATS.get_ptr(backend).map_or(0, |stats| {
+            // SAFETY: the verifier has bounded the pointer to the map value. Volatile: other CPUs write it.
+            unsafe { ptr::read_volatile(&raw const (*stats).active) }
+        })
+    }
+
+    #[inline(always)]
+    fn take_turn(&self, service: u32) -> u32 {
+        SERVICE_STATS.get_ptr_mut(service).map_or(0, |stats| {
+            // SAFETY: the verifier has bounded the pointer to the map value.
+            atomic::fetch_add_one(unsafe { &raw mut (*stats).turn }) as u32
+        })
+    }
+
+    #[inline(always)]
+    fn node_offset(&self) -> u32 {
+        CONTROL.get(0).map_or(0, |control| control.node_offset)
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+/// Compares all backends of a Service; its answer is a backend id, or [`NONE`].
+///
+/// Unmangled and not inlined, so that it is a global function of the program: the verifier checks it
+/// once and by itself, for any arguments.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn least_connections(service: u32, base: u32, len: u32, uniform: u32) -> u64 {
+    let balance = if uniform != 0 { Balance::Uniform } else { Balance::Weighted };
+    least_connections::scan(&Shared, service, SlotRange::new(base, len), balance).map_or(NONE, u64::from)
+}
+
+/// No backend.
+const NONE: u64 = u64::MAX;
+
+impl Load for Maps<'_> {
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<(u32, u32)> {
+        Shared.slot(index)
+    }
+
+    #[inline(always)]
+    fn active(&self, backend: u32) -> u64 {
+        Shared.active(backend)
+    }
+
+    #[inline(always)]
+    fn take_turn(&self, service: u32) -> u32 {
+        Shared.take_turn(service)
+    }
+
+    #[inline(always)]
+    fn node_offset(&self) -> u32 {
+        Shared.node_offset()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        Shared.random()
+    }
+}
+
+impl Tables for Maps<'_> {
+    #[inline(always)]
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+        let uniform = u32::from(matches!(balance, Balance::Uniform));
+        let found = least_connections(service, slots.base(), slots.len(), uniform);
+        if found == NONE { None } else { Some(found as u32) }
+    }
+
+    #[inline(always)]
+    fn service_id(&self, frontend: &FrontendKey) -> Option<u32> {
+        // SAFETY: the value is one word, which is read whole; a reused entry is found out by the
+        // Service, which names its own frontend.
+        unsafe { FRONTENDS.get(frontend) }.copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<&Service> {
+        SERVICES.get(id)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn lease_expires_ns(&self) -> u64 {
+        CONTROL.get_ptr(0).map_or(0, |control| {
+            // SAFETY: the verifier has bounded the pointer to the map value. Volatile: the agent writes it.
+            unsafe { ptr::read_volatile(&raw const (*control).lease_expires_ns) }
+        })
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn client(&self) -> u64 {
+        // SAFETY: the context is the one that the kernel passed in.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn client_state(&self, key: &ClientKey) -> Option<ClientState> {
+        // SAFETY: the copy may mix two updates of one client, each of whose words is valid by itself.
+        unsafe { CLIENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_client(&self, key: &ClientKey, state: &ClientState) {
+        // An LRU map makes room by itself; where it cannot, the client is a new one next time.
+        let _ = CLIENTS.insert(key, state, 0);
+    }
+}

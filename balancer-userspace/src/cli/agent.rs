@@ -1,0 +1,204 @@
+//! `balancer agent`: its flags.
+//!
+//! Each flag can also be given as a variable of the environment or as a key of the file that `--config` names.
+//! A flag beats a variable, and a variable beats the file ([`config`](super::config)).
+
+use std::path::PathBuf;
+
+use balancer_common::abi::Algorithm;
+use clap::{Args, ValueEnum, value_parser};
+
+use super::{
+    exit::Failure,
+    values::{self, HttpListen, LeaseTerm},
+};
+use crate::logging::LogFormat;
+
+/// Flags of `balancer agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// Where Services and EndpointSlices come from [default: manifests where --manifests is given, else kubernetes]
+    #[arg(long, env = "BALANCER_SOURCE", value_name = "SOURCE")]
+    source: Option<SourceKind>,
+
+    /// Directory of Service and EndpointSlice manifests (YAML or JSON), watched for changes
+    #[arg(long, env = "BALANCER_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    /// Kubeconfig to use [default: $KUBECONFIG, ~/.kube/config, or the pod's service account]
+    #[arg(long, env = "BALANCER_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig to use [default: its current one]
+    #[arg(long, env = "BALANCER_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// Name of this node in the cluster; NODE_NAME is read too [default: the host name]
+    #[arg(long, env = "BALANCER_NODE", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    node: Option<String>,
+
+    /// Zone of this node [default: its label topology.kubernetes.io/zone]
+    #[arg(long, env = "BALANCER_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// cgroup whose processes are balanced [default: the host's cgroup2 root]
+    #[arg(long, env = "BALANCER_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// How long connects are balanced after the agent's last sign of life; 0 for ever
+    ///
+    /// Once the lease has lapsed the programs leave every connect alone, and kube-proxy answers. Use 0 only where no
+    /// kube-proxy runs: tables that nobody updates send connects to pods that are gone.
+    #[arg(long, env = "BALANCER_LEASE", value_name = "DURATION", default_value = "60s")]
+    pub lease: LeaseTerm,
+
+    /// How Services without an annotation of their own choose a backend
+    #[arg(long, env = "BALANCER_ALGORITHM", value_name = "NAME", default_value = Algorithm::LeastConnections.name(), value_parser = values::algorithm())]
+    pub algorithm: Algorithm,
+
+    /// Address for /metrics, /livez and /readyz, or off
+    #[arg(long, env = "BALANCER_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:9990")]
+    pub http: HttpListen,
+
+    /// Most Service ports, each address family counted apart (16 to 1048576)
+    #[arg(long, env = "BALANCER_MAX_SERVICES", value_name = "N", default_value = "16384", value_parser = value_parser!(u32).range(16..=1_048_576))]
+    pub max_services: u32,
+
+    /// Most backends of all Service ports together (16 to 1048576)
+    #[arg(long, env = "BALANCER_MAX_BACKENDS", value_name = "N", default_value = "65536", value_parser = value_parser!(u32).range(16..=1_048_576))]
+    pub max_backends: u32,
+
+    /// Most slots: what the backends of all Service ports take up in the tables (64 to 16777216)
+    #[arg(long, env = "BALANCER_MAX_SLOTS", value_name = "N", default_value = "262144", value_parser = value_parser!(u32).range(64..=16_777_216))]
+    pub max_slots: u32,
+
+    /// Most clients that are remembered for session affinity and per-client turns (64 to 4194304)
+    #[arg(long, env = "BALANCER_MAX_CLIENTS", value_name = "N", default_value = "65536", value_parser = value_parser!(u32).range(64..=4_194_304))]
+    pub max_clients: u32,
+
+    /// Form of the log
+    #[arg(long, env = "BALANCER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// error, warn, info, debug, trace, off, or filters such as info,balancer_userspace::source=debug [default: $RUST_LOG, or info]
+    #[arg(long, env = "BALANCER_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    /// Most time series that /metrics serves of Services and backends; what is left out is counted
+    #[arg(long, env = "BALANCER_METRICS_MAX_SERIES", value_name = "N", default_value = "20000", value_parser = value_parser!(u32).range(0..=10_000_000))]
+    pub metrics_max_series: u32,
+
+    /// YAML file of flags, by their long names without dashes in front (`lease: 60s`)
+    #[arg(long, env = "BALANCER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Where Services and EndpointSlices come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceKind {
+    /// A directory of manifests.
+    Manifests,
+    /// A Kubernetes API server.
+    Kubernetes,
+}
+
+/// A source with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceChoice {
+    /// A directory of manifests.
+    Manifests {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A Kubernetes API server.
+    Kubernetes {
+        /// The kubeconfig, if one was named.
+        kubeconfig: Option<PathBuf>,
+        /// The context, if one was named.
+        context: Option<String>,
+    },
+}
+
+impl AgentArgs {
+    /// The source to use. Fails where the flags contradict each other.
+    pub fn source(&self) -> Result<SourceChoice, Failure> {
+        match (self.source, &self.manifests) {
+            (None | Some(SourceKind::Manifests), Some(dir)) => {
+                Ok(SourceChoice::Manifests { dir: dir.clone() })
+            }
+            (Some(SourceKind::Manifests), None) => {
+                Err(Failure::usage("--source manifests needs --manifests DIR, the directory to read"))
+            }
+            (Some(SourceKind::Kubernetes), Some(_)) => Err(Failure::usage(
+                "--source kubernetes reads no manifests: leave out --manifests or --source",
+            )),
+            (None | Some(SourceKind::Kubernetes), None) => Ok(SourceChoice::Kubernetes {
+                kubeconfig: self.kubeconfig.clone(),
+                context: self.context.clone(),
+            }),
+        }
+    }
+
+    /// The node's name: as given, or the host name in lower case, which is what a kubelet registers by default.
+    pub fn node_name(&self) -> String {
+        self.node.clone().unwrap_or_else(|| {
+            rustix::system::uname().nodename().to_string_lossy().trim().to_ascii_lowercase()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parse(line: &str) -> AgentArgs {
+        let argv = ["balancer", "agent"].into_iter().chain(line.split_whitespace());
+        match Cli::try_parse_from(argv).unwrap_or_else(|error| panic!("{error}")).command {
+            Command::Agent(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_manual() {
+        let args = parse("");
+        assert_eq!(args.lease, LeaseTerm::Lasts(Duration::from_secs(60)));
+        assert_eq!(args.algorithm, Algorithm::LeastConnections);
+        assert_eq!(args.http.to_string(), "127.0.0.1:9990");
+        let sizes = [args.max_services, args.max_backends, args.max_slots, args.max_clients];
+        assert_eq!(sizes, [16_384, 65_536, 262_144, 65_536]);
+        assert_eq!(args.metrics_max_series, 20_000);
+        assert!(!args.node_name().is_empty());
+        assert_eq!(args.source().unwrap(), SourceChoice::Kubernetes { kubeconfig: None, context: None });
+    }
+
+    #[test]
+    fn the_source_follows_from_what_is_given() {
+        let dir = || PathBuf::from("/m");
+        assert_eq!(parse("--manifests /m").source().unwrap(), SourceChoice::Manifests { dir: dir() });
+        let explicit = parse("--source manifests --manifests /m");
+        assert_eq!(explicit.source().unwrap(), SourceChoice::Manifests { dir: dir() });
+        parse("--source manifests").source().unwrap_err();
+        parse("--source kubernetes --manifests /m").source().unwrap_err();
+        let kube = parse("--kubeconfig /k --context c").source().unwrap();
+        assert_eq!(
+            kube,
+            SourceChoice::Kubernetes { kubeconfig: Some("/k".into()), context: Some("c".into()) }
+        );
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        for line in
+            ["--max-services 0", "--max-backends 2000000", "--max-slots 1", "--max-clients -1", "--node="]
+        {
+            let argv = ["balancer", "agent"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(argv).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the commands ask of the node that they run on.
+
+use std::path::Path;
+
+use super::{agent::AgentArgs, exit::Failure};
+use crate::{
+    model::Frontend,
+    view::{CheckReport, Connection, DetachReport, Explanation, Snapshot},
+};
+
+/// Everything that a command does outside of its own process, so that commands are tested without a kernel.
+pub trait Node {
+    /// Runs the agent until it is told to stop. Logging is set up already.
+    fn agent(&self, pins: &Path, args: &AgentArgs) -> Result<(), Failure>;
+
+    /// Reads the pinned maps.
+    fn snapshot(&self, pins: &Path) -> Result<Snapshot, Failure>;
+
+    /// Lists the live sockets that were translated, in any order.
+    fn connections(&self, pins: &Path, snapshot: &Snapshot) -> Result<Vec<Connection>, Failure>;
+
+    /// Says what a connect from here to each of `dialled` would do, in their order.
+    fn explain(
+        &self,
+        pins: &Path,
+        snapshot: &Snapshot,
+        dialled: &[Frontend],
+    ) -> Result<Vec<Explanation>, Failure>;
+
+    /// Looks at all that must be right for connects to be balanced. What is wrong is in the report.
+    fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure>;
+
+    /// Removes all that is ours from the node, or says what it would remove.
+    fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure>;
+}
+
+/// Whether `check` makes a real connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelfProbe {
+    /// It does, to a listener of its own on loopback.
+    Connect,
+    /// It only looks.
+    Omit,
+}
+
+/// Whether `detach` acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetachMode {
+    /// It does.
+    Remove,
+    /// It only says what it would do.
+    DryRun,
+    /// It does, even though an agent runs and will notice.
+    RemoveUnderAgent,
+}

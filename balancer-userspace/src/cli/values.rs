@@ -1,0 +1,127 @@
+//! Values of flags that are more than a text or a number.
+
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+
+use balancer_common::abi::Algorithm;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+/// How long the programs trust the tables after the agent's last sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseTerm {
+    /// For ever (`0`).
+    Endless,
+    /// For so long: 1 s to 1 day.
+    Lasts(Duration),
+}
+
+impl LeaseTerm {
+    /// The duration; `None` for an endless lease.
+    pub const fn duration(self) -> Option<Duration> {
+        match self {
+            Self::Endless => None,
+            Self::Lasts(duration) => Some(duration),
+        }
+    }
+}
+
+impl FromStr for LeaseTerm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "0" {
+            return Ok(Self::Endless);
+        }
+        let duration = parse_duration(text)?;
+        match duration.as_secs() {
+            0 => Err("the shortest lease is 1s; 0 is a lease that never lapses".to_owned()),
+            1..=86_400 => Ok(Self::Lasts(duration)),
+            _ => Err("the longest lease is 24h; 0 is a lease that never lapses".to_owned()),
+        }
+    }
+}
+
+/// Parses `90s`, `1m30s`, `2h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration =
+        text.trim().parse().map_err(|_| "expected a duration such as 60s, 1m30s or 2h".to_owned())?;
+    Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// Where to serve HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// Nowhere.
+    Off,
+    /// There.
+    At(SocketAddr),
+}
+
+impl FromStr for HttpListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            "expected an address and port such as 127.0.0.1:9990 or [::1]:9990, or off".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for HttpListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(addr) => addr.fmt(f),
+        }
+    }
+}
+
+/// Parses the name of an [`Algorithm`].
+pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
+    PossibleValuesParser::new(Algorithm::ALL.map(Algorithm::name))
+        .map(|name| Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name).unwrap_or_default())
+}
+
+/// Parses the seconds between two refreshes: 0.1 to 86,400, decimals allowed.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.1..=86_400.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected seconds, from 0.1 to 86400".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_endless_or_of_sensible_length() {
+        assert_eq!("0".parse(), Ok(LeaseTerm::Endless));
+        assert_eq!("60s".parse(), Ok(LeaseTerm::Lasts(Duration::from_secs(60))));
+        assert_eq!("1m30s".parse(), Ok(LeaseTerm::Lasts(Duration::from_secs(90))));
+        assert_eq!("24h".parse(), Ok(LeaseTerm::Lasts(Duration::from_secs(86_400))));
+        for wrong in ["60", "0s", "500ms", "25h", "-5s", "soon", ""] {
+            wrong.parse::<LeaseTerm>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn http_listens_at_an_address_or_not_at_all() {
+        assert_eq!("off".parse(), Ok(HttpListen::Off));
+        assert_eq!("[::1]:80".parse(), Ok(HttpListen::At("[::1]:80".parse().unwrap())));
+        for wrong in ["9990", "localhost:9990", "", "Off"] {
+            wrong.parse::<HttpListen>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn refreshes_are_neither_too_fast_nor_nonsense() {
+        assert_eq!(interval("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "nan", "inf", "1e9", "x"] {
+            interval(wrong).expect_err(wrong);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What can go wrong between us and the kernel, each with its remedy.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+/// An error of the data path.
+#[derive(Debug, Error)]
+pub enum DatapathError {
+    /// Nothing is pinned.
+    #[error(
+        "balancer is not installed on this node: {} does not exist; start `balancer agent`, or name its \
+         --pins directory", .0.display()
+    )]
+    NotInstalled(PathBuf),
+    /// The pins need privileges.
+    #[error("no permission to open {}: reading the maps takes root, or CAP_BPF and access to bpffs", .0.display())]
+    Permission(PathBuf),
+    /// No bpffs.
+    #[error("no bpf file system is mounted at or above {}: mount -t bpf bpf /sys/fs/bpf ({reason})", path.display())]
+    NoBpffs {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why it could not be mounted.
+        reason: String,
+    },
+    /// No cgroup2 hierarchy.
+    #[error(
+        "no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified, or name a \
+         directory of one with --cgroup"
+    )]
+    NoCgroup2,
+    /// The path that was named as a cgroup is not one.
+    #[error("{} is not a directory of a cgroup2 file system; cgroup2 is mounted at: {mounts}", path.display())]
+    NotCgroup2 {
+        /// The path.
+        path: PathBuf,
+        /// Where cgroup2 is mounted.
+        mounts: String,
+    },
+    /// The kernel lacks a feature.
+    #[error("this kernel ({release}) lacks {feature}: balancer needs Linux 5.15 or newer with {option}")]
+    Kernel {
+        /// `uname -r`.
+        release: String,
+        /// What is missing.
+        feature: &'static str,
+        /// The kernel option that brings it.
+        option: &'static str,
+    },
+    /// A capability is missing.
+    #[error("missing {missing}: run the agent as root, or give it CAP_BPF and CAP_NET_ADMIN ({during})")]
+    Capability {
+        /// The capabilities.
+        missing: String,
+        /// What was tried.
+        during: String,
+    },
+    /// Another agent runs.
+    #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]
+    SecondAgent(String),
+    /// The pins are of another layout.
+    #[error(
+        "the pinned map {} does not fit this version ({reason}); remove what is pinned with \
+         `balancer detach` and start again", path.display()
+    )]
+    Incompatible {
+        /// The pin.
+        path: PathBuf,
+        /// How it differs.
+        reason: String,
+    },
+    /// A map is full.
+    #[error("map {map} is full ({capacity} entries); raise --{flag}")]
+    Full {
+        /// Map name.
+        map: &'static str,
+        /// How many entries it holds.
+        capacity: u32,
+        /// The flag of `balancer agent`.
+        flag: &'static str,
+    },
+    /// A program was refused.
+    #[error("the kernel refused program {program}: {source}")]
+    Program {
+        /// Program name.
+        program: String,
+        /// What aya says; the verifier's log is in it.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object could not be loaded.
+    #[error("the eBPF object could not be loaded: {0}")]
+    Object(#[from] Box<aya::EbpfError>),
+    /// A map operation failed.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Map name.
+        map: &'static str,
+        /// What aya says.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// A file or a system call failed.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DatapathError {
+    /// Names what was tried, and on what; a refusal for want of rights is a [`DatapathError::Permission`].
+    pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            _ => Self::Io { what, path, source },
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Loading, attaching, replacing and removing the programs.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::{Ebpf, EbpfError, EbpfLoader, programs::Program};
+
+use super::{
+    Access, DatapathError, Maps, Pins, sys,
+    tables::{MAPS, pinned_capacity},
+};
+
+/// The programs, compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("BALANCER_EBPF_OBJECT"));
+
+/// A program and where it is attached.
+struct Hook {
+    /// Name of the program and of its link's pin.
+    name: &'static str,
+    /// `enum bpf_attach_type`.
+    attach_type: u32,
+}
+
+/// All programs, in the order in which they are attached: what counts and what answers comes before what
+/// translates, so that no connect is translated that would not be counted and answered in full.
+const HOOKS: [Hook; 10] = [
+    Hook { name: "sock_release", attach_type: 34 },
+    Hook { name: "tcp", attach_type: 3 },
+    Hook { name: "getpeername4", attach_type: 29 },
+    Hook { name: "getpeername6", attach_type: 30 },
+    Hook { name: "recvmsg4", attach_type: 19 },
+    Hook { name: "recvmsg6", attach_type: 20 },
+    Hook { name: "sendmsg4", attach_type: 14 },
+    Hook { name: "sendmsg6", attach_type: 15 },
+    Hook { name: "connect4", attach_type: 10 },
+    Hook { name: "connect6", attach_type: 11 },
+];
+
+/// How many entries the maps hold. Maps that are already pinned keep their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Service ports, per family.
+    pub services: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Slots.
+    pub slots: u32,
+    /// Clients that are remembered for affinity and client-round-robin.
+    pub clients: u32,
+}
+
+impl Sizes {
+    /// The flag that sets the size of a map, and the size; `None` for maps of fixed size.
+    fn of(&self, map: &str) -> Option<(&'static str, u32)> {
+        match map {
+            "FRONTENDS" | "SERVICES" | "SERVICE_STATS" | "SERVICE_META" => {
+                Some(("max-services", self.services))
+            }
+            "BACKENDS" | "BACKEND_STATS" | "BACKEND_META" => Some(("max-backends", self.backends)),
+            "SLOTS" => Some(("max-slots", self.slots)),
+            "CLIENTS" => Some(("max-clients", self.clients)),
+            _ => None,
+        }
+    }
+}
+
+/// What [`install`] brought about.
+#[derive(Debug)]
+pub struct Installation {
+    /// The maps, open for writing.
+    pub maps: Maps,
+    /// The loaded object; the kernel's log lines are read through it.
+    pub object: Ebpf,
+    /// Programs that took over from earlier ones.
+    pub replaced: usize,
+    /// What a user should know: sizes that could not be changed, other layouts that were removed.
+    pub notes: Vec<String>,
+}
+
+/// Loads the programs and attaches them to `cgroup`, taking over maps and links that are pinned.
+///
+/// A connect that happens meanwhile is translated by the old programs or by the new ones. The caller
+/// holds the agent's lock.
+///
+/// # Errors
+/// Whatever stands in the way, by name. What was attached before stays attached and working.
+pub fn install(
+    pins: &Pins,
+    cgroup: &Path,
+    sizes: &Sizes,
+    log_level: u8,
+) -> Result<Installation, DatapathError> {
+    pins.create()?;
+    let mut notes = Vec::new();
+    let mut object = load(pins, sizes, log_level, &mut notes)?;
+    let directory = File::open(cgroup).map_err(DatapathError::io("cannot open cgroup", cgroup))?;
+    let id = directory.metadata().map_err(DatapathError::io("cannot read cgroup", cgroup))?.ino();
+    let mut replaced = 0;
+    let mut created = Vec::new();
+    for hook in &HOOKS {
+        let result = verify(&mut object, hook.name)
+            .and_then(|program| attach(pins, hook, program.as_fd(), directory.as_fd(), id));
+        match result {
+            Ok(Attached::Replaced) => replaced += 1,
+            Ok(Attached::Created) => created.push(pins.link(hook.name)),
+            Err(error) => {
+                // All or none: what this call attached goes again, what was there stays.
+                for path in created.iter().rev() {
+                    let _ = fs::remove_file(path);
+                }
+                return Err(error);
+            }
+        }
+    }
+    for other in pins.other_versions() {
+        remove_tree(&other)?;
+        notes.push(format!("removed the pins of another layout, {}: its counts end here", other.display()));
+    }
+    Ok(Installation { maps: Maps::open(pins, Access::Write)?, object, replaced, notes })
+}
+
+fn load(pins: &Pins, sizes: &Sizes, log_level: u8, notes: &mut Vec<String>) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    for spec in &MAPS {
+        loader.map_pin_path(spec.name, pins.map(spec.name));
+        let pinned = pinned_capacity(pins, spec)?;
+        let Some((flag, asked)) = sizes.of(spec.name) else { continue };
+        let capacity = pinned.unwrap_or(asked);
+        if capacity != asked {
+            notes.push(format!(
+                "map {} keeps its {capacity} entries, though --{flag} asks for {asked}: the size is set \
+                 when nothing is pinned (`balancer detach` removes the pins)",
+                spec.name
+            ));
+        }
+        loader.map_max_entries(spec.name, capacity);
+    }
+    loader.override_global("AYA_LOG_LEVEL", &log_level, false);
+    loader.load(OBJECT).map_err(object_error)
+}
+
+fn object_error(error: EbpfError) -> DatapathError {
+    let text = format!("{error:?}");
+    if text.contains("PermissionDenied") || text.contains("code: 1,") {
+        return DatapathError::Capability { missing: "CAP_BPF".into(), during: "creating maps".into() };
+    }
+    Box::new(error).into()
+}
+
+/// Has the kernel verify a program.
+fn verify(object: &mut Ebpf, name: &str) -> Result<OwnedFd, DatapathError> {
+    let failed = |source| DatapathError::Program { program: name.into(), source: Box::new(source) };
+    let program =
+        object.program_mut(name).ok_or_else(|| DatapathError::Object(Box::new(EbpfError::NoBTF)))?;
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => Err(aya::programs::ProgramError::UnexpectedProgramType),
+    }
+    .map_err(failed)?;
+    let fd = program.fd().and_then(|fd| fd.try_clone().map_err(aya::programs::ProgramError::IOError));
+    let fd = fd.map_err(failed)?;
+    fd.as_fd().try_clone_to_owned().map_err(DatapathError::io("cannot duplicate the descriptor of", name))
+}
+
+enum Attached {
+    Created,
+    Replaced,
+}
+
+/// Attaches a program, or puts it behind the link that is already pinned for it.
+fn attach(
+    pins: &Pins,
+    hook: &Hook,
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    cgroup_id: u64,
+) -> Result<Attached, DatapathError> {
+    let path = pins.link(hook.name);
+    let failed = |what| DatapathError::io(what, &path);
+    let existing = match sys::obj_get(&path) {
+        Ok(link) => Some(link),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("cannot open link")(error)),
+    };
+    if let Some(link) = &existing {
+        let info = sys::link_info(link.as_fd()).map_err(failed("cannot read the facts of link"))?;
+        if info.cgroup == cgroup_id && info.attach_type == hook.attach_type {
+            sys::link_update(link.as_fd(), program).map_err(failed("cannot replace the program of link"))?;
+            return Ok(Attached::Replaced);
+        }
+    }
+    let link = sys::link_create(program, cgroup, hook.attach_type).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => DatapathError::Capability {
+            missing: "CAP_NET_ADMIN".into(),
+            during: format!("attaching {}", hook.name),
+        },
+        _ => failed("cannot attach the program for")(error),
+    })?;
+    if existing.is_none() {
+        sys::obj_pin(link.as_fd(), &path).map_err(failed("cannot pin link"))?;
+        return Ok(Attached::Created);
+    }
+    // The old link is to another cgroup, or to one that is gone: the new one takes its place.
+    let next = path.with_extension("next");
+    let _ = fs::remove_file(&next);
+    sys::obj_pin(link.as_fd(), &next).map_err(failed("cannot pin link"))?;
+    fs::rename(&next, &path).map_err(failed("cannot replace link"))?;
+    Ok(Attached::Replaced)
+}
+
+/// Removes everything that is ours: links first, so that nothing is translated that is not counted.
+///
+/// Touches nothing but what this and other layout versions pin; `links` and `maps` directories that hold
+/// something else are left, and named in the answer with whatever was removed.
+///
+/// # Errors
+/// [`DatapathError::NotInstalled`] if there is nothing, or what stands in the way.
+pub fn detach(pins: &Pins) -> Result<Vec<PathBuf>, DatapathError> {
+    if !pins.root().exists() {
+        return Err(DatapathError::NotInstalled(pins.root().into()));
+    }
+    let mut removed = Vec::new();
+    for hook in HOOKS.iter().rev() {
+        remove(&pins.link(hook.name), &mut removed)?;
+    }
+    for spec in &MAPS {
+        remove(&pins.map(spec.name), &mut removed)?;
+    }
+    for other in pins.other_versions() {
+        remove_tree(&other)?;
+        removed.push(other);
+    }
+    let version = pins.version();
+    for directory in [version.join("links"), version.join("maps"), version, pins.root().into()] {
+        match fs::remove_dir(&directory) {
+            Ok(()) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(error) => return Err(DatapathError::io("cannot remove directory", directory)(error)),
+        }
+    }
+    Ok(removed)
+}
+
+fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Ok(()) => removed.push(path.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(DatapathError::io("cannot remove", path)(error)),
+    }
+    Ok(())
+}
+
+/// Removes a version's directory. bpffs holds nothing but pins and directories.
+fn remove_tree(path: &Path) -> Result<(), DatapathError> {
+    fs::remove_dir_all(path).map_err(DatapathError::io("cannot remove", path))
+}
+
+/// What of the hooks is attached, and to which cgroup (id). `None`: the link is missing.
+pub fn attachments(pins: &Pins) -> Vec<(&'static str, Option<u64>)> {
+    let cgroup = |hook: &Hook| {
+        let link = sys::obj_get(&pins.link(hook.name)).ok()?;
+        sys::link_info(link.as_fd()).ok().map(|info| info.cgroup)
+    };
+    HOOKS.iter().map(|hook| (hook.name, cgroup(hook))).collect()
+}

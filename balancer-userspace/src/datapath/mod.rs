@@ -1,0 +1,32 @@
+//! The kernel's side as the agent and the command line see it: programs, maps, pins and links.
+//!
+//! The only user of aya, and of bpf(2). Everything that must outlive the agent is pinned:
+//!
+//! ```text
+//! /sys/fs/bpf/balancer/          locked by the running agent
+//!   v1/                          one directory per layout version
+//!     maps/FRONTENDS …
+//!     links/connect4 …           each holds its program
+//! ```
+
+mod error;
+mod install;
+mod kernel;
+mod mapped;
+mod pins;
+mod probe;
+mod snapshot;
+mod sys;
+mod tables;
+mod text;
+
+pub use error::DatapathError;
+pub use install::{Installation, Sizes, attachments, detach, install};
+pub use kernel::{check_features, find_bpffs, find_cgroup2, mount_bpffs};
+pub use mapped::{Access, MappedArray};
+pub use pins::{AgentLock, Pins};
+pub(crate) use probe::set_up as set_up_probe;
+pub use probe::{ProbeOutcome, probe};
+pub use snapshot::{boot_ns, read_snapshot, snapshot};
+pub use tables::Maps;
+pub use text::{backend_meta, backend_names, from_text, to_text};

@@ -1,0 +1,148 @@
+//! Reading everything at once, for people.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use balancer_common::abi::{
+    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, Service, ServiceMeta,
+};
+
+use super::{Access, DatapathError, Maps, Pins, from_text, text::backend_names};
+use crate::{
+    model::{Family, Protocol},
+    view::{AgentView, BackendView, Lease, Liveness, MapFill, ServiceView, Snapshot},
+};
+
+/// Reads the maps that are pinned under `pins`.
+///
+/// # Errors
+/// Those of [`Maps::open`].
+pub fn read_snapshot(pins: &Path) -> Result<Snapshot, DatapathError> {
+    let pins = Pins::new(pins);
+    let maps = Maps::open(&pins, Access::Read)?;
+    snapshot(&pins, &maps)
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`, the clock of all times in the maps.
+pub fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Reads `maps`, which are pinned under `pins`.
+pub fn snapshot(pins: &Pins, maps: &Maps) -> Result<Snapshot, DatapathError> {
+    let mut used = [0_u64; 3];
+    let mut backends: BTreeMap<u32, Vec<BackendView>> = BTreeMap::new();
+    for (id, backend) in maps.backends.iter().skip(FIRST_BACKEND as usize) {
+        let state = BackendState::from_u16(backend.state);
+        if state != BackendState::Free {
+            used[0] += 1;
+            backends.entry(backend.service).or_default().push(backend_view(maps, id, &backend, state)?);
+        }
+    }
+    let mut services = Vec::new();
+    for (id, meta) in maps.service_metas()? {
+        let Some(service) = maps.services.get(id) else { continue };
+        used[1] += 1;
+        used[2] += u64::from(service.slots.len().next_power_of_two());
+        let mut backends = backends.remove(&id).unwrap_or_default();
+        backends.sort_by_key(|backend| backend.addr);
+        services.extend(service_view(maps, id, &service, &meta, backends));
+    }
+    services.sort_by(|a, b| {
+        (&a.namespace, &a.name, &a.port_name, a.protocol, a.family).cmp(&(
+            &b.namespace,
+            &b.name,
+            &b.port_name,
+            b.protocol,
+            b.family,
+        ))
+    });
+    let maps_fill = vec![
+        fill("SERVICES", used[1], maps.services.len() - FIRST_SERVICE, "max-services"),
+        fill("BACKENDS", used[0], maps.backends.len() - FIRST_BACKEND, "max-backends"),
+        fill("SLOTS", used[2], maps.slots.len(), "max-slots"),
+        fill("CLIENTS", maps.count_clients(), maps.max_clients(), "max-clients"),
+    ];
+    Ok(Snapshot { agent: agent_view(pins, &maps.control())?, maps: maps_fill, services })
+}
+
+fn fill(name: &'static str, used: u64, capacity: u32, flag: &'static str) -> MapFill {
+    MapFill { name, used, capacity: u64::from(capacity), flag }
+}
+
+fn backend_view(
+    maps: &Maps,
+    id: u32,
+    backend: &Backend,
+    state: BackendState,
+) -> Result<BackendView, DatapathError> {
+    let [pod, node, zone] = maps.backend_meta(id)?.map(|meta| backend_names(&meta)).unwrap_or_default();
+    Ok(BackendView {
+        id,
+        addr: SocketAddr::new(backend.addr.into(), backend.port.to_host()),
+        state,
+        weight: backend.weight,
+        pod: pod.into(),
+        node: node.into(),
+        zone: zone.into(),
+        stats: maps.backend_stats.get(id).unwrap_or_default(),
+    })
+}
+
+fn service_view(
+    maps: &Maps,
+    id: u32,
+    service: &Service,
+    meta: &ServiceMeta,
+    backends: Vec<BackendView>,
+) -> Option<ServiceView> {
+    let text = |bytes: &[u8]| -> Arc<str> { from_text(bytes).into() };
+    let stats = maps.service_stats.get(id).unwrap_or_default();
+    let frontend = SocketAddr::new(service.frontend.addr.into(), service.frontend.port.to_host());
+    let problem = from_text(&meta.problem);
+    Some(ServiceView {
+        id,
+        namespace: text(&meta.namespace),
+        name: text(&meta.name),
+        port_name: text(&meta.port_name),
+        protocol: Protocol::from_number(service.frontend.protocol)?,
+        family: Family::of(frontend.ip()),
+        frontend,
+        algorithm: Algorithm::from_u32(service.algorithm).unwrap_or(Algorithm::Random),
+        affinity: (service.affinity_seconds > 0)
+            .then(|| Duration::from_secs(u64::from(service.affinity_seconds))),
+        revision: service.revision,
+        problem: (!problem.is_empty()).then_some(problem),
+        picks: stats.picks,
+        passes: stats.passes,
+        flow_evictions: stats.flow_evictions,
+        backends,
+    })
+}
+
+fn agent_view(pins: &Pins, control: &Control) -> Result<AgentView, DatapathError> {
+    let now = boot_ns();
+    let since = |then: u64| Duration::from_nanos(now.saturating_sub(then));
+    let since_if = |then: u64| (then != 0).then(|| since(then));
+    let lease = match control.lease_expires_ns {
+        u64::MAX => Lease::Endless,
+        0 => Lease::Never,
+        expires if expires >= now => Lease::Valid(Duration::from_nanos(expires - now)),
+        expires => Lease::Lapsed(since(expires)),
+    };
+    Ok(AgentView {
+        liveness: if pins.is_locked()? { Liveness::Running } else { Liveness::Dead },
+        pid: control.agent_pid,
+        version: from_text(&control.agent_version),
+        node: from_text(&control.node),
+        source: from_text(&control.source),
+        cgroup: from_text(&control.cgroup).into(),
+        pins: pins.root().into(),
+        uptime: since(control.agent_started_ns),
+        lease,
+        synced: since_if(control.synced_ns),
+        contact: since_if(control.contact_ns),
+        changed: since_if(control.changed_ns),
+        skipped: control.skipped,
+    })
+}

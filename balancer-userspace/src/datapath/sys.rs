@@ -1,0 +1,175 @@
+//! The few commands of bpf(2) that aya does not offer for every kind of program: pins, links and their
+//! facts.
+//!
+//! aya replaces the program behind a link atomically for socket-address programs alone; here one way
+//! serves all ten.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Issues a command of bpf(2).
+///
+/// # Safety
+/// `attr` must be the structure that the kernel expects of `command`, and the pointers within it valid.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise; the size is that of the structure.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Opens what is pinned at `path`: a map, a program or a link.
+pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, ..ObjAttr::default() };
+    // SAFETY: the structure is the one for BPF_OBJ_GET; the path outlives the call.
+    unsafe { bpf(BPF_OBJ_GET, &mut attr) }.map(owned)
+}
+
+/// Pins a map, a program or a link at `path`, which must not exist.
+pub fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd() as u32, file_flags: 0 };
+    // SAFETY: the structure is the one for BPF_OBJ_PIN; the path outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to a cgroup, beside whatever else is attached there.
+pub fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type,
+        flags: 0,
+    };
+    // SAFETY: the structure is the one for BPF_LINK_CREATE.
+    unsafe { bpf(BPF_LINK_CREATE, &mut attr) }.map(owned)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Puts another program behind a link, without an instant in which there is none.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        ..LinkUpdateAttr::default()
+    };
+    // SAFETY: the structure is the one for BPF_LINK_UPDATE.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+fn info<T: bytemuck::Pod>(fd: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::zeroed();
+    let mut attr = InfoAttr {
+        bpf_fd: fd.as_raw_fd() as u32,
+        info_len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: the structure is the one for BPF_OBJ_GET_INFO_BY_FD; the kernel writes at most `info_len`
+    // bytes to `info`, which outlives the call, and any bit pattern is a valid `T`.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info)
+}
+
+/// The beginning of the kernel's `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MapInfo {
+    /// `enum bpf_map_type`.
+    pub map_type: u32,
+    /// Map id.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Capacity.
+    pub max_entries: u32,
+    /// `BPF_F_…`.
+    pub map_flags: u32,
+}
+
+/// The facts of a map.
+pub fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(fd)
+}
+
+/// The beginning of the kernel's `struct bpf_link_info`, as it is for links to a cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct CgroupLinkInfo {
+    /// `enum bpf_link_type`.
+    pub link_type: u32,
+    /// Link id.
+    pub id: u32,
+    /// Program id.
+    pub program: u32,
+    /// Always 0: the union that follows is aligned to 8 bytes.
+    pub pad: u32,
+    /// Cgroup id (the inode number of its directory); 0 once the cgroup is gone.
+    pub cgroup: u64,
+    /// `enum bpf_attach_type`.
+    pub attach_type: u32,
+    /// Always 0.
+    pub pad2: u32,
+}
+
+/// The facts of a link to a cgroup.
+pub fn link_info(fd: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
+    info(fd)
+}

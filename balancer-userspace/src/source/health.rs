@@ -1,0 +1,340 @@
+//! How a source is doing, for metrics, `/readyz` and `balancer check`.
+//!
+//! Writers are the tasks of one source; readers take a [`HealthSnapshot`]. Counters are atomics, the
+//! rest sits behind mutexes that are held for a few instructions and never across an await.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use super::SourceKind;
+
+/// Problems that are listed by name; those beyond are counted only.
+const MAX_PROBLEMS: usize = 1_000;
+
+/// Never a contact.
+const NEVER: u64 = u64::MAX;
+
+/// What a source watches, each with its own connection or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    /// Services of the API server.
+    Services,
+    /// EndpointSlices of the API server.
+    EndpointSlices,
+    /// The agent's own Node. Optional: without it zones are unknown, nothing else.
+    Node,
+    /// The manifests directory.
+    Manifests,
+}
+
+impl Resource {
+    const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Node, Self::Manifests];
+
+    /// A name for labels and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
+            Self::Node => "node",
+            Self::Manifests => "manifests",
+        }
+    }
+
+    const fn kind(self) -> SourceKind {
+        match self {
+            Self::Services | Self::EndpointSlices | Self::Node => SourceKind::Kubernetes,
+            Self::Manifests => SourceKind::Manifests,
+        }
+    }
+
+    /// Whether the view is incomplete without it.
+    pub const fn is_required(self) -> bool {
+        !matches!(self, Self::Node)
+    }
+}
+
+/// Shared between a source and whoever reports on it.
+#[derive(Debug)]
+pub struct SourceHealth {
+    kind: SourceKind,
+    epoch: Instant,
+    resources: [ResourceHealth; Resource::ALL.len()],
+    problems: Mutex<Problems>,
+}
+
+#[derive(Debug)]
+struct ResourceHealth {
+    /// Milliseconds since `epoch`, or [`NEVER`].
+    contact_ms: AtomicU64,
+    lists: AtomicU64,
+    reconnects: AtomicU64,
+    errors: AtomicU64,
+    failure: Mutex<Option<Outage>>,
+    last_error: Mutex<Option<String>>,
+}
+
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    text: String,
+    /// Classes of failures already logged in this outage.
+    seen: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct Problems {
+    by_place: BTreeMap<String, Vec<Problem>>,
+    count: usize,
+}
+
+/// Something of the source that is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// File, document and line, or kind and name.
+    pub what: String,
+    /// The reason and the remedy.
+    pub why: String,
+}
+
+/// How the problems of a place changed.
+#[derive(Debug)]
+pub(super) struct ProblemChange {
+    /// Those that were not there before.
+    pub added: Vec<Problem>,
+    /// How many are there no more.
+    pub removed: usize,
+}
+
+/// Whether a failure was reported before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Novelty {
+    /// The first of its class in this outage: log it.
+    New,
+    /// Known: stay quiet.
+    Known,
+}
+
+/// All of it at one instant.
+#[derive(Clone, Debug)]
+pub struct HealthSnapshot {
+    /// Which source.
+    pub kind: SourceKind,
+    /// Whether every required list was delivered in full.
+    pub synced: bool,
+    /// Time since the last contact of the required resource that was longest without; `None` while
+    /// one had none.
+    pub contact: Option<Duration>,
+    /// One entry per resource of this kind of source.
+    pub resources: Vec<ResourceSnapshot>,
+    /// What is left out now, at most 1,000 entries.
+    pub problems: Vec<Problem>,
+    /// How many there are in all.
+    pub problem_count: usize,
+}
+
+/// One resource at one instant.
+#[derive(Clone, Debug)]
+pub struct ResourceSnapshot {
+    /// Which.
+    pub resource: Resource,
+    /// Time since something was heard: a list, an event, a bookmark, or a scan of the directory.
+    pub contact: Option<Duration>,
+    /// Complete lists delivered.
+    pub lists: u64,
+    /// Times that a watch had to be started again.
+    pub reconnects: u64,
+    /// Failed requests, broken watches, failed scans.
+    pub errors: u64,
+    /// What is failing now, and for how long.
+    pub failing: Option<(String, Duration)>,
+    /// The last error, past or present.
+    pub last_error: Option<String>,
+}
+
+impl SourceHealth {
+    /// Healthy but never in contact.
+    pub fn new(kind: SourceKind) -> Self {
+        Self {
+            kind,
+            epoch: Instant::now(),
+            resources: std::array::from_fn(|_| ResourceHealth {
+                contact_ms: AtomicU64::new(NEVER),
+                lists: AtomicU64::new(0),
+                reconnects: AtomicU64::new(0),
+                errors: AtomicU64::new(0),
+                failure: Mutex::new(None),
+                last_error: Mutex::new(None),
+            }),
+            problems: Mutex::default(),
+        }
+    }
+
+    /// Which source it is about.
+    pub fn kind(&self) -> SourceKind {
+        self.kind
+    }
+
+    /// Whether every required list was delivered in full at least once.
+    pub fn synced(&self) -> bool {
+        self.required().all(|resource| self.of(resource).lists.load(Relaxed) > 0)
+    }
+
+    /// Time since the last contact of the required resource that was longest without; `None` while one had none.
+    pub fn contact(&self) -> Option<Duration> {
+        self.required()
+            .map(|resource| self.contact_of(resource))
+            .try_fold(Duration::ZERO, |max, age| Some(max.max(age?)))
+    }
+
+    /// Everything, for display.
+    pub fn snapshot(&self) -> HealthSnapshot {
+        let resources = self.own().map(|resource| self.resource(resource)).collect();
+        let problems = lock(&self.problems);
+        HealthSnapshot {
+            kind: self.kind,
+            synced: self.synced(),
+            contact: self.contact(),
+            resources,
+            problems: problems.by_place.values().flatten().take(MAX_PROBLEMS).cloned().collect(),
+            problem_count: problems.count,
+        }
+    }
+
+    fn resource(&self, resource: Resource) -> ResourceSnapshot {
+        let health = self.of(resource);
+        ResourceSnapshot {
+            resource,
+            contact: self.contact_of(resource),
+            lists: health.lists.load(Relaxed),
+            reconnects: health.reconnects.load(Relaxed),
+            errors: health.errors.load(Relaxed),
+            failing: lock(&health.failure)
+                .as_ref()
+                .map(|outage| (outage.text.clone(), outage.since.elapsed())),
+            last_error: lock(&health.last_error).clone(),
+        }
+    }
+
+    /// Something was heard of `resource`.
+    pub(super) fn touch(&self, resource: Resource) {
+        let ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(NEVER - 1);
+        self.of(resource).contact_ms.store(ms, Relaxed);
+    }
+
+    /// A complete list of `resource` was delivered.
+    pub(super) fn listed(&self, resource: Resource) {
+        self.of(resource).lists.fetch_add(1, Relaxed);
+        self.touch(resource);
+    }
+
+    /// A watch of `resource` had to be started again.
+    #[expect(dead_code, reason = "for the Kubernetes source, which follows")]
+    pub(super) fn reconnected(&self, resource: Resource) {
+        self.of(resource).reconnects.fetch_add(1, Relaxed);
+    }
+
+    /// A failure. `class` is what makes two failures the same one; `text` may differ in details.
+    pub(super) fn failed(&self, resource: Resource, class: &str, text: &str) -> Novelty {
+        let health = self.of(resource);
+        health.errors.fetch_add(1, Relaxed);
+        *lock(&health.last_error) = Some(text.to_owned());
+        let mut failure = lock(&health.failure);
+        let outage = failure.get_or_insert_with(|| Outage {
+            since: Instant::now(),
+            text: String::new(),
+            seen: BTreeSet::new(),
+        });
+        outage.text.clear();
+        outage.text.push_str(text);
+        if outage.seen.insert(class.to_owned()) { Novelty::New } else { Novelty::Known }
+    }
+
+    /// `resource` works. The length of the outage that this ends, if there was one.
+    pub(super) fn recovered(&self, resource: Resource) -> Option<Duration> {
+        lock(&self.of(resource).failure).take().map(|outage| outage.since.elapsed())
+    }
+
+    /// Replaces what is wrong at `place` (a file, say); an empty list clears it.
+    pub(super) fn set_problems(&self, place: &str, list: Vec<Problem>) -> ProblemChange {
+        let mut problems = lock(&self.problems);
+        let before = problems.by_place.remove(place).unwrap_or_default();
+        let added: Vec<_> = list.iter().filter(|problem| !before.contains(problem)).cloned().collect();
+        let removed = before.iter().filter(|problem| !list.contains(problem)).count();
+        problems.count = problems.count + list.len() - before.len();
+        if !list.is_empty() {
+            problems.by_place.insert(place.to_owned(), list);
+        }
+        ProblemChange { added, removed }
+    }
+
+    fn of(&self, resource: Resource) -> &ResourceHealth {
+        &self.resources[resource as usize]
+    }
+
+    fn contact_of(&self, resource: Resource) -> Option<Duration> {
+        let ms = self.of(resource).contact_ms.load(Relaxed);
+        (ms != NEVER).then(|| self.epoch.elapsed().saturating_sub(Duration::from_millis(ms)))
+    }
+
+    fn own(&self) -> impl Iterator<Item = Resource> + use<> {
+        let kind = self.kind;
+        Resource::ALL.into_iter().filter(move |resource| resource.kind() == kind)
+    }
+
+    fn required(&self) -> impl Iterator<Item = Resource> + use<> {
+        self.own().filter(|resource| resource.is_required())
+    }
+}
+
+/// A panic while one of these is held leaves nothing half-written that matters.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_new_once_per_class_and_outage() {
+        let health = SourceHealth::new(SourceKind::Kubernetes);
+        assert_eq!(health.failed(Resource::Services, "http 500", "rev 1"), Novelty::New);
+        assert_eq!(health.failed(Resource::Services, "http 500", "rev 2"), Novelty::Known);
+        assert_eq!(health.failed(Resource::Services, "refused", "refused"), Novelty::New);
+        assert_eq!(health.failed(Resource::EndpointSlices, "http 500", "rev 1"), Novelty::New);
+        assert!(health.recovered(Resource::Services).is_some());
+        assert!(health.recovered(Resource::Services).is_none());
+        assert_eq!(health.failed(Resource::Services, "http 500", "rev 3"), Novelty::New);
+        assert_eq!(health.resource(Resource::Services).errors, 4);
+        assert_eq!(health.resource(Resource::Services).last_error.as_deref(), Some("rev 3"));
+    }
+
+    #[test]
+    fn contact_and_sync_need_every_required_resource() {
+        let health = SourceHealth::new(SourceKind::Kubernetes);
+        health.listed(Resource::Services);
+        assert!(!health.synced() && health.contact().is_none());
+        health.listed(Resource::EndpointSlices);
+        assert!(health.synced() && health.contact().is_some());
+        assert_eq!(health.snapshot().resources.len(), 3);
+    }
+
+    #[test]
+    fn problems_are_replaced_by_place() {
+        let health = SourceHealth::new(SourceKind::Manifests);
+        let problem = |what: &str| Problem { what: what.into(), why: "because".into() };
+        health.set_problems("a", vec![problem("1"), problem("2")]);
+        health.set_problems("b", vec![problem("3")]);
+        health.set_problems("a", vec![problem("4")]);
+        assert_eq!(health.snapshot().problems, [problem("4"), problem("3")]);
+        health.set_problems("a", vec![]);
+        health.set_problems("b", vec![]);
+        assert_eq!(health.snapshot().problem_count, 0);
+    }
+}

@@ -1,0 +1,419 @@
+//! The thread that follows the directory: signals and scans in, events out.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fs, io, mem,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ManifestsConfig,
+    read::{self, ReadError, Stamp},
+    store::{Change, FileName, Outcome, Store},
+    watch::{self, Signal},
+};
+use crate::{
+    model::{Event, NodeInfo},
+    source::{
+        Events, SourceError, SourceHealth,
+        health::{Novelty, Problem, Resource},
+    },
+};
+
+/// How long to wait, after a file vanished, for it to turn up under another name.
+const RENAME_GRACE: Duration = Duration::from_millis(1);
+/// Scans while the directory is missing, and the second one after signals were lost.
+const SOON: Duration = Duration::from_millis(100);
+/// Scans where inotify cannot be had.
+const WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
+/// Signals taken before they are acted on.
+const BATCH: usize = 4_096;
+/// Times that files are read again because another file lost an object that they have too.
+const REREADS: usize = 8;
+/// How often, and how long apart, to try a file that is being written during the first read.
+const FIRST_READ_TRIES: u32 = 10;
+const FIRST_READ_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where the problem of having no inotify is kept; no file has this name.
+const INOTIFY: &str = "inotify/";
+
+/// Nobody listens any more.
+struct Closed;
+
+/// Which differences a scan acts on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scan {
+    /// All: the files were replaced as a whole.
+    Swap,
+    /// Those that the previous scan saw already: a writer may be at work.
+    Settled,
+}
+
+/// What is known of a file besides its content.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The version that was last read, or tried.
+    read: Option<Stamp>,
+    /// A version that the last scan found and left alone.
+    found: Option<Stamp>,
+    writing: Writing,
+    failed: Failed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Writing {
+    #[default]
+    No,
+    Yes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Failed {
+    #[default]
+    No,
+    Yes,
+}
+
+#[derive(Default)]
+struct Batch {
+    files: BTreeSet<FileName>,
+    gone: bool,
+    swapped: bool,
+    lost: bool,
+    stop: bool,
+}
+
+pub(super) struct Worker {
+    config: ManifestsConfig,
+    events: Events,
+    health: Arc<SourceHealth>,
+    signals: SyncSender<Signal>,
+    store: Store,
+    seen: HashMap<FileName, Seen>,
+    watch: Option<Watch>,
+}
+
+/// A directory that is being watched.
+struct Watch {
+    /// Device and inode: the path may come to mean another directory.
+    identity: (u64, u64),
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl Worker {
+    pub(super) fn new(
+        config: ManifestsConfig,
+        events: Events,
+        health: Arc<SourceHealth>,
+        signals: SyncSender<Signal>,
+    ) -> Self {
+        let store = Store::new(config.node_name.clone());
+        Self { config, events, health, signals, store, seen: HashMap::new(), watch: None }
+    }
+
+    /// Follows the directory until nobody listens.
+    pub(super) fn run(mut self, queue: &Receiver<Signal>) -> Result<(), SourceError> {
+        // Watch first: what changes while the files are read is then read again.
+        self.start_watch();
+        let first = self
+            .first_read()
+            .map_err(|source| SourceError::Directory { path: self.config.dir.clone(), source })?;
+        if let Ok(()) = self.send_first(first) {
+            let Closed = self.follow(queue);
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, queue: &Receiver<Signal>) -> Closed {
+        let mut next_scan = Instant::now() + self.interval();
+        loop {
+            let batch = match queue.recv_timeout(next_scan.saturating_duration_since(Instant::now())) {
+                Ok(signal) => self.collect(signal, queue),
+                Err(RecvTimeoutError::Timeout) => Batch::default(),
+                Err(RecvTimeoutError::Disconnected) => return Closed,
+            };
+            if batch.stop || self.events.is_closed() {
+                return Closed;
+            }
+            if self.take(&batch).is_err() {
+                return Closed;
+            }
+            if batch.swapped && self.scan(Scan::Swap).is_err() {
+                return Closed;
+            }
+            if batch.lost || next_scan <= Instant::now() {
+                if self.scan(Scan::Settled).is_err() {
+                    return Closed;
+                }
+                next_scan = Instant::now() + if batch.lost { SOON } else { self.interval() };
+            }
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        let unsettled = self.seen.values().any(|seen| seen.found.is_some());
+        match &self.watch {
+            _ if unsettled => self.config.scan_interval.min(WITHOUT_INOTIFY),
+            Some(_) => self.config.scan_interval,
+            None if self.config.dir.is_dir() => self.config.scan_interval.min(WITHOUT_INOTIFY),
+            None => self.config.scan_interval.min(SOON),
+        }
+    }
+
+    /// Takes all signals that are there.
+    fn collect(&mut self, first: Signal, queue: &Receiver<Signal>) -> Batch {
+        let mut batch = Batch::default();
+        self.note(first, &mut batch);
+        for _ in 0..BATCH {
+            let next = if mem::take(&mut batch.gone) {
+                queue.recv_timeout(RENAME_GRACE).ok()
+            } else {
+                queue.try_recv().ok()
+            };
+            match next {
+                Some(signal) => self.note(signal, &mut batch),
+                None => break,
+            }
+        }
+        batch
+    }
+
+    fn note(&mut self, signal: Signal, batch: &mut Batch) {
+        match signal {
+            Signal::Ready(name) => {
+                self.seen.entry(name.clone()).or_default().writing = Writing::No;
+                batch.files.insert(name);
+            }
+            Signal::Gone(name) => {
+                self.seen.entry(name.clone()).or_default().writing = Writing::No;
+                batch.files.insert(name);
+                batch.gone = true;
+            }
+            Signal::Writing(name) => self.seen.entry(name).or_default().writing = Writing::Yes,
+            Signal::Attributes(name) => {
+                if self.seen.get(&name).is_some_and(|seen| seen.failed == Failed::Yes) {
+                    batch.files.insert(name);
+                }
+            }
+            Signal::Swapped => batch.swapped = true,
+            Signal::Lost => batch.lost = true,
+            Signal::DirectoryGone => {
+                self.watch = None;
+                batch.lost = true;
+            }
+            Signal::Stop => batch.stop = true,
+        }
+    }
+
+    /// Reads the files of a batch that are whole.
+    fn take(&mut self, batch: &Batch) -> Result<(), Closed> {
+        let changes = batch
+            .files
+            .iter()
+            .filter(|name| self.seen.get(*name).is_none_or(|seen| seen.writing == Writing::No))
+            .cloned()
+            .collect::<Vec<_>>();
+        self.reread(changes)
+    }
+
+    /// Reads files and sends what changed.
+    fn reread(&mut self, names: Vec<FileName>) -> Result<(), Closed> {
+        let changes: Vec<_> = names.into_iter().filter_map(|name| self.read(name)).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.apply(changes);
+        self.send(outcome)
+    }
+
+    fn apply(&mut self, changes: Vec<(FileName, Change)>) -> Outcome {
+        let mut outcome = self.store.apply(changes);
+        for _ in 0..REREADS {
+            let names = mem::take(&mut outcome.reread);
+            if names.is_empty() {
+                break;
+            }
+            let changes = names.into_iter().filter_map(|name| self.read(name)).collect();
+            let Outcome { events, problems, reread } = self.store.apply(changes);
+            // What is there goes before what is gone.
+            outcome.events.splice(0..0, events);
+            outcome.problems.extend(problems);
+            outcome.reread = reread;
+        }
+        outcome
+    }
+
+    /// Reads one file; `None` when it is being written and another signal will follow.
+    fn read(&mut self, name: FileName) -> Option<(FileName, Change)> {
+        let path = self.config.dir.join(&*name);
+        let (change, stamp, failed) = match read::read(&path, self.config.max_file_bytes) {
+            Ok((bytes, stamp)) => (Change::Read(bytes), Some(stamp), Failed::No),
+            // In a directory that is gone as a whole nothing was removed.
+            Err(ReadError::Gone) if !self.config.dir.is_dir() => return None,
+            Err(ReadError::Gone) => {
+                self.seen.remove(&name);
+                return Some((name, Change::Removed));
+            }
+            Err(ReadError::Busy) => {
+                // The writer will close it, or else what interfered were its attributes.
+                self.seen.entry(name).or_default().failed = Failed::Yes;
+                return None;
+            }
+            Err(error) => (Change::Unreadable(error.to_string()), Stamp::of(&path).ok(), Failed::Yes),
+        };
+        self.seen.insert(name.clone(), Seen { read: stamp, failed, ..Seen::default() });
+        Some((name, change))
+    }
+
+    fn first_read(&mut self) -> io::Result<Outcome> {
+        let mut names: Vec<_> = names(&self.config.dir)?.into_iter().collect();
+        let mut changes = Vec::new();
+        for _ in 0..FIRST_READ_TRIES {
+            let all = mem::take(&mut names);
+            for name in all {
+                match self.read(name.clone()) {
+                    Some(change) => changes.push(change),
+                    None => names.push(name),
+                }
+            }
+            if names.is_empty() {
+                break;
+            }
+            thread::sleep(FIRST_READ_PAUSE);
+        }
+        Ok(self.apply(changes))
+    }
+
+    fn send_first(&mut self, outcome: Outcome) -> Result<(), Closed> {
+        let mut node = NodeInfo { name: self.config.node_name.clone(), zone: None };
+        let (mut services, mut slices) = (Vec::new(), Vec::new());
+        for event in outcome.events {
+            match event {
+                Event::Service(spec) => services.push(*spec),
+                Event::Slice(spec) => slices.push(*spec),
+                Event::Node(info) => node = info,
+                // Nothing was there that could be gone.
+                Event::AllServices(_)
+                | Event::AllSlices(_)
+                | Event::ServiceGone(_)
+                | Event::SliceGone(_)
+                | Event::Skipped { .. } => {}
+            }
+        }
+        log::info!(
+            "read {} Services and {} EndpointSlices from {} files in {}",
+            services.len(),
+            slices.len(),
+            self.store.files().count(),
+            self.config.dir.display()
+        );
+        let events = vec![Event::Node(node), Event::AllServices(services), Event::AllSlices(slices)];
+        self.send(Outcome { events, problems: outcome.problems, reread: Vec::new() })?;
+        self.health.listed(Resource::Manifests);
+        Ok(())
+    }
+
+    fn send(&mut self, outcome: Outcome) -> Result<(), Closed> {
+        for event in outcome.events {
+            self.events.blocking_send(event).map_err(|_| Closed)?;
+        }
+        for (name, problems) in outcome.problems {
+            let right_again = problems.is_empty();
+            let change = self.health.set_problems(&name, problems);
+            for problem in change.added {
+                log::warn!("{}: {}", problem.what, problem.why);
+                let event = Event::Skipped { what: problem.what, why: problem.why };
+                self.events.blocking_send(event).map_err(|_| Closed)?;
+            }
+            if right_again && change.removed > 0 {
+                log::info!("{name}: nothing is wrong with it any more");
+            }
+        }
+        self.health.touch(Resource::Manifests);
+        Ok(())
+    }
+
+    /// Looks for what no signal told of.
+    fn scan(&mut self, scan: Scan) -> Result<(), Closed> {
+        self.start_watch();
+        let present = match names(&self.config.dir) {
+            Ok(present) => present,
+            Err(error) => {
+                let text = format!(
+                    "cannot read manifests directory {}: {error}; what it had before stays in use",
+                    self.config.dir.display()
+                );
+                if self.health.failed(Resource::Manifests, &error.kind().to_string(), &text) == Novelty::New {
+                    log::warn!("{text}");
+                }
+                return Ok(());
+            }
+        };
+        if self.health.recovered(Resource::Manifests).is_some() {
+            log::info!("manifests directory {} can be read again", self.config.dir.display());
+        }
+        let mut differ: Vec<FileName> =
+            self.store.files().filter(|name| !present.contains(*name)).cloned().collect();
+        for name in present {
+            let Ok(stamp) = Stamp::of(&self.config.dir.join(&*name)) else {
+                differ.push(name);
+                continue;
+            };
+            let seen = self.seen.entry(name.clone()).or_default();
+            let changed = seen.read != Some(stamp);
+            let settled = scan == Scan::Swap && seen.writing == Writing::No || seen.found == Some(stamp);
+            seen.found = (changed && !settled).then_some(stamp);
+            if changed && settled {
+                differ.push(name);
+            }
+        }
+        self.health.touch(Resource::Manifests);
+        self.reread(differ)
+    }
+
+    /// Watches the directory that the path means now.
+    fn start_watch(&mut self) {
+        let Ok(metadata) = fs::metadata(&self.config.dir) else {
+            self.watch = None;
+            return;
+        };
+        let identity = (metadata.dev(), metadata.ino());
+        if self.watch.as_ref().is_some_and(|watch| watch.identity == identity) {
+            return;
+        }
+        match watch::watch(&self.config.dir, self.signals.clone()) {
+            Ok(watcher) => {
+                self.watch = Some(Watch { identity, _watcher: watcher });
+                self.health.set_problems(INOTIFY, Vec::new());
+            }
+            Err(error) => {
+                self.watch = None;
+                let problem = Problem {
+                    what: self.config.dir.display().to_string(),
+                    why: format!(
+                        "changes are found within seconds, not at once, because inotify cannot be used: {error}; \
+                         raise fs.inotify.max_user_instances and fs.inotify.max_user_watches"
+                    ),
+                };
+                for problem in self.health.set_problems(INOTIFY, vec![problem]).added {
+                    log::warn!("{}: {}", problem.what, problem.why);
+                }
+            }
+        }
+    }
+}
+
+fn names(dir: &Path) -> io::Result<HashSet<FileName>> {
+    let mut names = HashSet::new();
+    for entry in fs::read_dir(dir)? {
+        names.extend(watch::manifest_name(&entry?.file_name()));
+    }
+    Ok(names)
+}

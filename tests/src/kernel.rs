@@ -1,0 +1,70 @@
+//! What the machine must offer. A test that cannot run here fails and says why; it never passes silently.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Where bpffs is expected, and mounted if it is not.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Root, cgroup2, namespaces and a mounted bpffs.
+///
+/// # Panics
+///
+/// When the machine lacks one of them, with what is missing and the remedy.
+#[track_caller]
+pub fn require_kernel() {
+    if let Err(error) = check() {
+        panic!("this test needs a real kernel: {error:#}");
+    }
+}
+
+/// Like [`require_kernel`], for callers that report errors themselves. Mounts bpffs where it is missing.
+pub fn check() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "not root: run as root (or under sudo -E)");
+    for tool in ["ip", "iptables"] {
+        let found = Command::new(tool).arg("-V").output().is_ok_and(|output| output.status.success());
+        ensure!(found, "`{tool}` does not run: install iproute2 and iptables");
+    }
+    cgroup2()?;
+    mount_bpffs()?;
+    ensure!(
+        Path::new("/sys/kernel/btf/vmlinux").exists(),
+        "the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF"
+    );
+    Ok(())
+}
+
+/// Where cgroup2 is mounted.
+pub fn cgroup2() -> Result<std::path::PathBuf> {
+    mounted("cgroup2")?.context(
+        "cgroup2 is not mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified (make the directory first)",
+    )
+}
+
+/// Mounts bpffs at [`BPFFS`] unless it is there; it stays mounted, other programs may use it by then.
+fn mount_bpffs() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
+    let there = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some(BPFFS) && fields.next() == Some("bpf")
+    };
+    if mounts.lines().any(there) {
+        return Ok(());
+    }
+    let output = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).output().context("mount")?;
+    if !output.status.success() {
+        bail!("bpffs cannot be mounted at {BPFFS}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// The first mount point of a file system type.
+fn mounted(kind: &str) -> Result<Option<std::path::PathBuf>> {
+    let mounts = fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
+    Ok(mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, fstype) = (fields.next()?, fields.next()?);
+        (fstype == kind).then(|| at.into())
+    }))
+}

@@ -1,0 +1,144 @@
+//! Programs of the system: found by name, brought by apt-get.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Found, host};
+use crate::{
+    cmd::{Cmd, on_path},
+    ui,
+};
+
+/// A program, and the Debian package that it comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+const IP: Program = Program { name: "ip", package: "iproute2" };
+const IPTABLES: Program = Program { name: "iptables", package: "iptables" };
+const NFT: Program = Program { name: "nft", package: "nftables" };
+const CURL: Program = Program { name: "curl", package: "curl" };
+const PYTHON: Program = Program { name: "python3", package: "python3" };
+const NGINX: Program = Program { name: "nginx", package: "nginx" };
+const PS: Program = Program { name: "ps", package: "procps" };
+
+/// What the demo runs.
+pub const DEMO: &[Program] = &[IP];
+/// What the integration tests run.
+pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS];
+/// What the benchmark runs.
+pub const BENCH: &[Program] = &[IP, IPTABLES, NFT];
+
+/// Everything that some command needs.
+pub fn all() -> Vec<Program> {
+    let mut all = Vec::new();
+    for program in [DEMO, TEST, BENCH].concat() {
+        if !all.contains(&program) {
+            all.push(program);
+        }
+    }
+    all
+}
+
+/// The names, for people.
+pub fn names(programs: &[Program]) -> String {
+    programs.iter().map(|program| program.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Brings the programs that are missing.
+///
+/// # Errors
+/// Names every missing program where they cannot be installed: without root, or without apt-get.
+pub fn packages(programs: &[Program]) -> Result<Found> {
+    let missing: Vec<_> = programs.iter().copied().filter(|program| !on_path(program.name)).collect();
+    if missing.is_empty() {
+        return Ok(Found::Present);
+    }
+    let packages: Vec<_> = missing.iter().map(|program| program.package).collect();
+    let list = packages.join(" ");
+    if !on_path("apt-get") {
+        bail!(
+            "missing: {}; this system has no apt-get, so install the packages with these programs yourself \
+             (Debian calls them {list})",
+            names(&missing)
+        );
+    }
+    if !host::is_root() {
+        bail!("missing: {}; run `sudo apt-get install {list}`, or this command as root", names(&missing));
+    }
+    ui::say(format_args!("installing the system packages {list}"));
+    let quiet = NoServices::hold()?;
+    apt(&["update"])?;
+    apt(&[&["install", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
+    drop(quiet);
+    if missing.contains(&NGINX) && on_path("systemctl") {
+        // Nor shall it start with the machine from now on.
+        Cmd::new("systemctl").args(["--quiet", "disable", "nginx.service"]).run()?;
+    }
+    if let Some(program) = missing.iter().find(|program| !on_path(program.name)) {
+        bail!("package {} is installed, but there is still no `{}`", program.package, program.name);
+    }
+    Ok(Found::Installed)
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let waiting = ["-o", "DPkg::Lock::Timeout=120", "-qq"];
+    Cmd::new("apt-get").args(waiting).args(args).quiet_env("DEBIAN_FRONTEND", "noninteractive").run()
+}
+
+/// Keeps packages from starting their services (nginx would listen on this machine) for as long as it
+/// lives: Debian asks this file before it starts one. A policy that the machine already has stays.
+struct NoServices {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn hold() -> Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(POLICY)
+            .with_context(|| format!("cannot write {POLICY}"))?;
+        let held = Self { ours: true };
+        // 101: "action forbidden by policy".
+        file.write_all(b"#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
+        Ok(held)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            ui::warn(format_args!("cannot remove {POLICY}, which keeps services from starting: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_s_programs_are_part_of_setup_once() {
+        let all = all();
+        for program in [DEMO, TEST, BENCH].concat() {
+            assert_eq!(all.iter().filter(|other| **other == program).count(), 1, "{}", program.name);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Reads the test runners' last words.
+
+use std::{fmt, ops::AddAssign};
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Succeeded.
+    pub passed: u64,
+    /// Failed, timed out, or could not be started.
+    pub failed: u64,
+    /// Ignored, filtered out, or never reached because the run was broken off.
+    pub skipped: u64,
+}
+
+impl Summary {
+    /// How many ran.
+    pub const fn ran(self) -> u64 {
+        self.passed + self.failed
+    }
+}
+
+impl AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Reads nextest's summary, if this line is one:
+/// `Summary [ 1.2s] 3/5 tests run: 1 passed (1 slow), 1 failed, 1 timed out, 2 skipped`.
+///
+/// A line that has a word which this function does not know is not a summary: better no count than a
+/// wrong one.
+pub fn of_nextest(line: &str) -> Option<Summary> {
+    let line = plain(line);
+    let (_, rest) = line.trim_start().strip_prefix("Summary [")?.split_once(']')?;
+    let (run, outcomes) = rest.split_once(" run: ")?;
+    let mut summary = Summary::default();
+    for part in without_parentheses(outcomes).split(',') {
+        let (number, what) = part.trim().split_once(' ')?;
+        let number: u64 = number.parse().ok()?;
+        match what.trim() {
+            "passed" => summary.passed += number,
+            "failed" | "timed out" | "exec failed" => summary.failed += number,
+            "skipped" => summary.skipped += number,
+            _ => return None,
+        }
+    }
+    if let Some((_, all)) = run.split_whitespace().next()?.split_once('/') {
+        summary.skipped += all.parse::<u64>().ok()?.saturating_sub(summary.ran());
+    }
+    Some(summary)
+}
+
+/// Drops what stands in parentheses: it details the number before it.
+fn without_parentheses(text: &str) -> String {
+    let mut depth = 0_usize;
+    let mut outside = String::new();
+    for c in text.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            c if depth == 0 => outside.push(c),
+            _ => {}
+        }
+    }
+    outside
+}
+
+/// Reads the summary of cargo's own runner, if this line is one:
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s`.
+pub fn of_libtest(line: &str) -> Option<Summary> {
+    let line = plain(line);
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut summary = Summary::default();
+    for part in counts.split(';') {
+        let Some((number, what)) = part.trim().split_once(' ') else { continue };
+        match what {
+            "passed" => summary.passed = number.parse().ok()?,
+            "failed" => summary.failed = number.parse().ok()?,
+            "ignored" | "filtered out" => summary.skipped += number.parse::<u64>().ok()?,
+            _ => {}
+        }
+    }
+    Some(summary)
+}
+
+/// The tests of one package in nextest's list for people: a line with the binary (`package` or
+/// `package::binary`), then its tests indented.
+pub fn names(list: &str, package: &str) -> Vec<String> {
+    let is_its = |binary: &str| {
+        binary.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    let mut binary = None;
+    let mut names = Vec::new();
+    for line in list.lines() {
+        if let Some(name) = line.strip_suffix(':') {
+            binary = is_its(name).then_some(name);
+        } else if let (Some(binary), Some(test)) = (binary, line.strip_prefix("    ")) {
+            names.push(format!("{binary} {}", test.trim()));
+        }
+    }
+    names
+}
+
+/// Without colours.
+fn plain(line: &str) -> String {
+    let mut parts = line.split('\x1b');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once('m').map_or("", |(_, text)| text));
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, passed: u64, failed: u64, skipped: u64) {
+        assert_eq!(of_nextest(line), Some(Summary { passed, failed, skipped }), "{line}");
+    }
+
+    #[test]
+    fn reads_every_shape_of_nextest_s_summary() {
+        check("     Summary [   0.010s] 12 tests run: 12 passed, 0 skipped", 12, 0, 0);
+        check("     Summary [   0.010s] 1 test run: 1 passed, 3 skipped", 1, 0, 3);
+        check(
+            "     Summary [   9.010s] 9 tests run: 5 passed (2 slow, 1 leaky), 4 failed, 0 skipped",
+            5,
+            4,
+            0,
+        );
+        check(
+            "  Summary [  60.1s] 6 tests run: 1 passed, 1 failed, 3 timed out, 1 exec failed, 2 skipped",
+            1,
+            5,
+            2,
+        );
+        check("     Summary [   0.010s] 0 tests run: 0 passed, 7 skipped", 0, 0, 7);
+    }
+
+    #[test]
+    fn tests_that_an_interrupted_run_never_reached_count_as_skipped() {
+        check("     Summary [   0.010s] 3/10 tests run: 2 passed, 1 failed, 4 skipped", 2, 1, 11);
+    }
+
+    #[test]
+    fn reads_through_colours() {
+        let line = "\x1b[31;1m     Summary\x1b[0m [   0.010s] \x1b[1m2\x1b[0m tests run: \x1b[1m1\x1b[0m \x1b[32;1mpassed\x1b[0m, \x1b[1m1\x1b[0m \x1b[31;1mfailed\x1b[0m, \x1b[1m0\x1b[0m \x1b[33;1mskipped\x1b[0m";
+        check(line, 1, 1, 0);
+    }
+
+    #[test]
+    fn no_count_rather_than_a_wrong_one() {
+        assert_eq!(of_nextest("     Summary [   0.010s] 2 tests run: 1 passed, 1 vanished"), None);
+        assert_eq!(of_nextest("        PASS [   0.010s] crate tests::one"), None);
+        assert_eq!(of_libtest("running 3 tests"), None);
+    }
+
+    #[test]
+    fn reads_the_summary_of_cargo_s_runner() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 4 filtered out; finished in 0.1s";
+        assert_eq!(of_libtest(line), Some(Summary { passed: 3, failed: 1, skipped: 6 }));
+    }
+
+    #[test]
+    fn adds_up_and_reads_like_a_test_runner() {
+        let mut total = Summary { passed: 1, failed: 2, skipped: 3 };
+        total += Summary { passed: 10, failed: 20, skipped: 30 };
+        assert_eq!(total.to_string(), "11 passed, 22 failed, 33 skipped");
+    }
+
+    #[test]
+    fn lists_the_tests_of_one_package_with_their_binary() {
+        let list = "it:\n    zero\nit::udp:\n    one\n    deep::two\nits::bin/it:\n    three\n";
+        assert_eq!(names(list, "it"), ["it zero", "it::udp one", "it::udp deep::two"]);
+    }
+}

@@ -1,0 +1,148 @@
+//! `cargo xtask test`: everything that can fail, and an honest count at the end.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build::{self, Profile},
+    build_ebpf::{self, Loads},
+    cmd::{Cmd, Stream},
+    interrupt, setup,
+    summary::{self, Summary},
+    toolchain::cargo,
+    ui, workspace,
+};
+
+/// The package whose tests need root and a kernel that loads programs. `.config/nextest.toml` names it
+/// too.
+const KERNEL_TESTS: &str = "balancer-tests";
+
+/// Options of `test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out the tests that need root and eBPF, and do not fail for it
+    #[arg(long)]
+    unprivileged: bool,
+    /// Passed to `cargo nextest run`: names to filter by, or its options. Doc tests do not run then
+    #[arg(last = true, value_name = "NEXTEST ARGS")]
+    nextest: Vec<String>,
+}
+
+/// Runs the tests. The last line on standard output is the count of all of them; tests that could not
+/// run here count as skipped, and fail the command unless `--unprivileged` was given.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut lacks = if args.unprivileged { vec![setup::Lack::NotAskedFor] } else { setup::lacks() };
+    setup::toolchain()?;
+    if lacks.is_empty() {
+        setup::packages(setup::TEST)?;
+    }
+    setup::nextest()?;
+    let objects = build_ebpf::build()?;
+    let binary = build::host(Profile::Debug)?;
+    if lacks.is_empty() {
+        for object in &objects {
+            if build_ebpf::verify_loads(object)? == Loads::CannotTell {
+                lacks = vec![setup::Lack::Bpf];
+                break;
+            }
+        }
+    }
+    interrupt::outlive_children();
+
+    let kernel = lacks.is_empty();
+    let environment = |cmd: Cmd| {
+        cmd.quiet_env("BALANCER_BIN", &binary).quiet_env("BALANCER_EBPF_OBJECT", workspace::object())
+    };
+    let mut total = nextest(args, kernel, environment)?;
+    if args.nextest.is_empty() {
+        total += doc_tests()?;
+    } else {
+        ui::say("doc tests were left out: arguments for nextest do not apply to them");
+    }
+    let left_out = if kernel { Vec::new() } else { kernel_tests(args) };
+    if total.ran() == 0 && left_out.is_empty() {
+        bail!("no test matches {:?}", args.nextest.join(" "));
+    }
+    if !kernel {
+        tell_left_out(&left_out, &lacks);
+        // nextest does not count the tests of binaries that a profile leaves out.
+        total.skipped += left_out.len() as u64;
+    }
+    let code = match (total.failed, kernel || args.unprivileged) {
+        (0, true) => ExitCode::SUCCESS,
+        (0, false) => ExitCode::from(3),
+        _ => ExitCode::FAILURE,
+    };
+    ui::print(total);
+    Ok(code)
+}
+
+/// Unit, property and golden tests, then (nextest gives them a lower priority) those in the kernel.
+fn nextest(args: &Args, kernel: bool, environment: impl Fn(Cmd) -> Cmd) -> Result<Summary> {
+    let mut cmd =
+        environment(workspace_wide("nextest", &["run"])?).args(["--no-fail-fast", "--no-tests=pass"]);
+    if !kernel {
+        cmd = cmd.args(["--profile", "unprivileged"]);
+    }
+    if ui::colour() {
+        cmd = cmd.args(["--color", "always"]);
+    }
+    let cmd = cmd.args(&args.nextest);
+    let line = cmd.line();
+    let mut found = None;
+    let status = cmd.tee(Stream::Stderr, |line| found = summary::of_nextest(line).or(found))?;
+    let Some(summary) = found else {
+        crate::cmd::check(status, &line)?;
+        bail!("`{line}` ended without a summary");
+    };
+    if !status.success() && summary.failed == 0 {
+        crate::cmd::check(status, &line)?;
+    }
+    Ok(summary)
+}
+
+fn doc_tests() -> Result<Summary> {
+    let cmd = workspace_wide("test", &["--doc"])?.arg("--no-fail-fast");
+    let line = cmd.line();
+    let mut total = Summary::default();
+    let status = cmd.tee(Stream::Stdout, |line| {
+        if let Some(summary) = summary::of_libtest(line) {
+            total += summary;
+        }
+    })?;
+    if !status.success() && total.failed == 0 {
+        crate::cmd::check(status, &line)?;
+    }
+    Ok(total)
+}
+
+/// The names of the tests that need the kernel, as far as the person asked for them.
+fn kernel_tests(args: &Args) -> Vec<String> {
+    let list = |filter: &[String]| {
+        let cmd = workspace_wide("nextest", &["list"]).ok()?;
+        let list = cmd.args(["--message-format", "human", "--color", "never"]).args(filter).output().ok()?;
+        Some(summary::names(&list, KERNEL_TESTS))
+    };
+    // Options that only `run` knows make the first attempt fail.
+    list(&args.nextest).or_else(|| list(&[])).unwrap_or_default()
+}
+
+fn tell_left_out(names: &[String], lacks: &[setup::Lack]) {
+    ui::warn(format_args!(
+        "{} tests need root and a kernel that loads eBPF programs, and did not run:",
+        names.len()
+    ));
+    for name in names {
+        ui::relay(&format!("    {name}"));
+    }
+    for lack in lacks {
+        ui::warn(format_args!("they did not run because {lack}"));
+    }
+}
+
+/// A cargo command on everything but the eBPF crate, which builds for its own target only. The choice of
+/// packages is the same everywhere, so that cargo resolves the same features and builds nothing twice.
+fn workspace_wide(subcommand: &str, then: &[&str]) -> Result<Cmd> {
+    Ok(cargo(subcommand)?.args(then).args(["--workspace", "--exclude", "balancer-ebpf"]))
+}
