@@ -3,13 +3,15 @@
 use std::{collections::HashMap, net::SocketAddr, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use balancer_common::abi::{SocketState, UdpFlow};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics, TcpState,
     Translation, Transport, netns, walk,
 };
-use crate::model::{Family, Protocol};
+use crate::{
+    datapath::boot_ns,
+    model::{Family, Protocol},
+};
 
 /// The live translated sockets of the node.
 #[derive(Debug, Default)]
@@ -85,9 +87,7 @@ struct Clock {
 
 impl Clock {
     fn now() -> Self {
-        let now = clock_gettime(ClockId::Boottime);
-        // CLOCK_BOOTTIME counts from 0 and fits for 584 years.
-        Self { now_ns: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 }
+        Self { now_ns: boot_ns() }
     }
 
     /// Time since an instant; none for one that was not recorded.
