@@ -103,6 +103,39 @@ fn services_and_backends() {
 }
 
 #[test]
+fn connections() {
+    check("connections", "connections");
+    check("connections-wide", "connections web --removed -o wide");
+    check("connections-json", "connections web --pid 99 -o json");
+    let (exit, stdout, stderr) = on(fixture::snapshot(), "connections -n shop");
+    assert_eq!((exit, stdout.as_str(), stderr.as_str()), (Exit::Ok, "", "no open connection matches\n"));
+}
+
+#[test]
+fn explanations() {
+    check("explain", "explain web");
+    check("explain-wide", "explain 10.96.0.1 -o wide");
+    check("explain-json", "explain web:http -o json");
+    check("explain-pass", "explain 192.0.2.1:443");
+    check("explain-udp", "explain 10.96.0.10:53");
+    let (exit, stdout, stderr) = on(fixture::snapshot(), "explain 192.0.2.1");
+    assert_eq!((exit, stdout.as_str()), (Exit::Ok, ""));
+    assert!(
+        stderr.starts_with("no Service port that is balanced here has the address 192.0.2.1"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn reports() {
+    check("check", "check");
+    check("check-json", "check --no-probe -o json");
+    check("detach", "detach");
+    check("detach-dry-run", "detach --dry-run");
+    check("detach-json", "detach --force -o json");
+}
+
+#[test]
 fn names_that_do_not_exist_are_bad_news() {
     #[track_caller]
     fn fails(line: &str, exit: Exit, message: &str) {
@@ -280,4 +313,45 @@ fn completions_and_manual_pages_know_every_command() {
 #[test]
 fn the_command_line_is_consistent() {
     super::command().debug_assert();
+}
+
+/// Every object key in a document, at any depth.
+fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                found.insert(key.clone());
+                keys(value, found);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_of_every_document_is_documented() {
+    let manual = include_str!("../../../docs/output.md");
+    let mut fields = std::collections::BTreeSet::new();
+    for line in
+        ["stats -A", "services -A", "backends -A", "connections", "explain web", "check", "detach --dry-run"]
+    {
+        let (_, stdout, _) = on(fixture::snapshot(), &format!("{line} -o json"));
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let kind = document["kind"].as_str().unwrap();
+        assert!(manual.contains(&format!("\n## {kind}\n")), "docs/output.md has no section {kind}");
+        keys(&document, &mut fields);
+    }
+    for field in fields {
+        assert!(manual.contains(&format!("`{field}`")), "docs/output.md does not mention {field}");
+    }
+}
+
+#[test]
+fn the_manual_and_the_help_agree_on_exit_codes() {
+    let manual = include_str!("../../../docs/output.md");
+    for line in super::exit::EXIT_CODES.lines().skip(1) {
+        let (code, meaning) = line.trim().split_once("  ").unwrap();
+        assert!(manual.contains(&format!("| {code} | {meaning} |")), "docs/output.md lacks: {line}");
+    }
 }

@@ -6,6 +6,7 @@
 //! are in camelCase, times in seconds, sizes in bytes, and the unit is part of the name.
 
 pub mod agent;
+pub mod answers;
 pub mod backend;
 pub mod service;
 
