@@ -11,6 +11,7 @@
 
 mod error;
 mod install;
+pub(crate) mod iterator;
 mod kernel;
 mod mapped;
 mod pins;

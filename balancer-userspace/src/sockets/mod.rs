@@ -20,8 +20,8 @@
 //!   listed twice.
 //! - TCP's times have millisecond grain or coarser (`tcp_info` counts timer ticks).
 
-mod bpf;
 mod cgroup;
+mod connections;
 mod diag;
 mod error;
 mod listing;
@@ -34,6 +34,7 @@ mod vmlinux;
 mod walk;
 
 pub use cgroup::{PodRef, pod_of_path};
+pub use connections::connections;
 pub use diag::{Diag, Transport};
 pub use error::SocketsError;
 pub use listing::{Listing, active_by_backend, live_sockets};
