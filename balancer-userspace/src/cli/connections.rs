@@ -57,7 +57,7 @@ pub fn run(args: &ConnectionsArgs, context: &mut Context<'_>) -> Result<Exit, Fa
         context.print_document(format, &Document::of(Kind::Connections, &snapshot, items))?;
         return Ok(Exit::Ok);
     }
-    context.warn(&snapshot.agent);
+    context.warn(&snapshot);
     if connections.is_empty() {
         context.note(hint.as_deref().unwrap_or("no open connection matches"));
         return Ok(Exit::Ok);

@@ -95,7 +95,7 @@ pub fn run(args: &ExplainArgs, context: &mut Context<'_>) -> Result<Exit, Failur
         context.print_document(format, &Document::of(Kind::Explanation, &snapshot, items))?;
         return Ok(Exit::Ok);
     }
-    context.warn(&snapshot.agent);
+    context.warn(&snapshot);
     if let (true, Target::Address(addr)) = (explanations.is_empty(), &args.target) {
         context.note(&format!(
             "no Service port that is balanced here has the address {addr}: connects to it are passed through"

@@ -315,6 +315,24 @@ fn the_command_line_is_consistent() {
     super::command().debug_assert();
 }
 
+#[test]
+fn yaml_says_what_json_says() {
+    let mut snapshot = fixture::snapshot();
+    for (service, text) in
+        snapshot.services.iter_mut().zip(["off", "0x1f", "a: b # c", "\u{1b}[2J\n- \"x\" \u{202e}"])
+    {
+        service.problem = Some(text.to_owned());
+    }
+    for line in ["stats -A", "services -A", "connections", "explain web", "check", "detach --dry-run"] {
+        let (_, json, _) = on(snapshot.clone(), &format!("{line} -o json"));
+        let (_, yaml, _) = on(snapshot.clone(), &format!("{line} -o yaml"));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let yaml: serde_json::Value =
+            serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}: {yaml}"));
+        assert_eq!(json, yaml, "{line}");
+    }
+}
+
 /// Every object key in a document, at any depth.
 fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
     match value {

@@ -116,12 +116,12 @@ fn hide_env_values(command: clap::Command) -> clap::Command {
 /// Runs the process's command line on a node.
 pub fn main(node: &dyn Node) -> Exit {
     let kind = |is_terminal| if is_terminal { Output::Terminal } else { Output::Other };
-    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
     let streams = Streams {
         stdout_kind: kind(stdout.is_terminal()),
         stderr_kind: kind(stderr.is_terminal()),
-        stdout: &mut stdout.lock(),
-        stderr: &mut std::io::stderr(),
+        stdout: &mut stdout,
+        stderr: &mut stderr,
     };
     run(std::env::args_os().collect(), node, streams)
 }

@@ -87,26 +87,20 @@ impl Selection {
                 if is_dialled(service) != dialled {
                     continue;
                 }
-                let mut series = ServiceSeries::of(index, service);
                 let mut left_out = 0;
                 // Once something did not fit, nothing after it is taken: what is served does not depend on sizes.
-                full |= series.own_count() > room;
+                full |= own_count(service.protocol) > room;
                 if full {
-                    left_out +=
-                        series.own_count() + series.backends.iter().map(BackendSeries::count).sum::<usize>();
+                    left_out += own_count(service.protocol);
+                    left_out += distinct_backends(service) * backend_count(service.protocol);
                 } else {
-                    room -= series.own_count();
-                    let fitting = series
-                        .backends
-                        .iter()
-                        .take_while(|backend| {
-                            full = backend.count() > room;
-                            room -= if full { 0 } else { backend.count() };
-                            !full
-                        })
-                        .count();
-                    left_out +=
-                        series.backends.drain(fitting..).map(|backend| backend.count()).sum::<usize>();
+                    let mut series = ServiceSeries::of(index, service);
+                    room -= own_count(service.protocol);
+                    let each = backend_count(service.protocol);
+                    let fitting = series.backends.len().min(room / each);
+                    room -= fitting * each;
+                    full = fitting < series.backends.len();
+                    left_out += series.backends.drain(fitting..).count() * each;
                     selection.services.push(series);
                 }
                 let total =
@@ -122,6 +116,34 @@ impl Selection {
 fn is_dialled(service: &ServiceView) -> bool {
     service.picks.iter().chain(&service.passes).any(|count| *count > 0)
         || service.backends.iter().any(|backend| backend.stats.opened > 0)
+}
+
+/// Series of a Service port without its backends.
+const fn own_count(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => ANY_SERVICE,
+        Protocol::Udp => ANY_SERVICE + UDP_SERVICE,
+    }
+}
+
+/// Series of a backend.
+const fn backend_count(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => ANY_BACKEND + TCP_BACKEND,
+        Protocol::Udp => ANY_BACKEND,
+    }
+}
+
+/// How many [`BackendSeries`] a Service port has, without making them: there may be 100,000.
+fn distinct_backends(service: &ServiceView) -> usize {
+    let is_twin = |index: usize, backend: &BackendView| {
+        let same_address =
+            service.backends[..index].iter().rev().take_while(|other| other.addr == backend.addr);
+        same_address
+            .into_iter()
+            .any(|other| other.pod == backend.pod && other.node == backend.node && other.zone == backend.zone)
+    };
+    service.backends.iter().enumerate().filter(|(index, backend)| !is_twin(*index, backend)).count()
 }
 
 impl ServiceSeries {
@@ -151,14 +173,6 @@ impl ServiceSeries {
         let usable = service.backends.iter().filter(|backend| backend.state.is_usable()).count() as u64;
         Self { index, labels, protocol: service.protocol, usable, backends }
     }
-
-    /// Its series without those of its backends.
-    const fn own_count(&self) -> usize {
-        match self.protocol {
-            Protocol::Tcp => ANY_SERVICE,
-            Protocol::Udp => ANY_SERVICE + UDP_SERVICE,
-        }
-    }
 }
 
 impl BackendSeries {
@@ -171,13 +185,6 @@ impl BackendSeries {
             ("zone", backend.zone.to_string()),
         ]);
         Self { labels, protocol, usable: backend.state.is_usable(), stats: backend.stats }
-    }
-
-    const fn count(&self) -> usize {
-        match self.protocol {
-            Protocol::Tcp => ANY_BACKEND + TCP_BACKEND,
-            Protocol::Udp => ANY_BACKEND,
-        }
     }
 
     fn merge(&mut self, twin: &Self) {

@@ -74,7 +74,7 @@ impl<T: Serialize> Document<T> {
             api_version: API_VERSION,
             kind,
             agent: Some(AgentDoc::from(&snapshot.agent)),
-            warnings: warnings(&snapshot.agent).iter().map(WarningDoc::from).collect(),
+            warnings: warnings(snapshot).iter().map(WarningDoc::from).collect(),
             items,
         }
     }
