@@ -18,7 +18,13 @@
 //!   when the socket closed.
 //! - A socket that opens, closes or moves to another hash chain during the listing may be missed. Nothing is
 //!   listed twice.
+//! - Of multipath TCP the subflow is listed that connect() was translated of, with the inode number of the
+//!   socket that the application holds. Data on other subflows is not in its measurements.
 //! - TCP's times have millisecond grain or coarser (`tcp_info` counts timer ticks).
+//!
+//! What it costs: about 5 µs a socket, and 1 to 2 ms a network namespace, in each of which the kernel walks
+//! the whole node's hash table of TCP sockets twice (measured on 6.18: 12,000 sockets in 50 to 60 ms; 100 empty
+//! namespaces add 140 ms). Processes are looked at only by [`owners`].
 
 mod cgroup;
 mod connections;
