@@ -19,7 +19,7 @@ use crate::model::Protocol;
 pub struct LiveSocket {
     /// The network namespace that it is in; `None` for a UDP socket in one that could not be found.
     pub netns: Option<Arc<Namespace>>,
-    /// TCP (also a subflow of multipath TCP, which has the inode of the socket that the application holds) or UDP.
+    /// TCP or UDP. A subflow of multipath TCP is TCP, with the inode number of the application's socket.
     pub protocol: Protocol,
     /// Its own address; `None` while it has no port, or where it could not be told. Never v4-mapped.
     pub local: Option<SocketAddr>,
