@@ -98,7 +98,7 @@ impl Balancer {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        let _ = datapath::detach(&self.pins);
+        let _ = datapath::detach(&self.pins, datapath::Removal::Act);
     }
 }
 
