@@ -180,4 +180,13 @@ cases! {
     dual_stack "dual-stack.yaml",
     same_port_tcp_and_udp "tcp-and-udp.yaml",
     named_target_ports "named-target-ports.yaml",
+    moving_endpoints "moving-endpoints.yaml",
+    conditions "conditions.yaml",
+    local_policy "local-policy.yaml",
+    hints "hints.yaml",
+    same_address "same-address.yaml",
+    recreated "recreated.yaml",
+    annotations "annotations.yaml",
+    excluded "excluded.yaml",
+    bad_input "bad-input.yaml",
 }
