@@ -87,8 +87,11 @@ impl Case {
         for port in self.kernel.values().flatten() {
             port_table(&mut self.out, port);
         }
-        let mut lines: Vec<_> =
-            self.index.excluded().map(|(name, reason)| format!("excluded {name}: {reason:?}")).collect();
+        let mut lines: Vec<_> = self
+            .index
+            .excluded()
+            .map(|(name, reason)| format!("excluded {name}: {}", reason.name()))
+            .collect();
         lines.extend(self.index.problems().map(|(name, problem)| format!("problem {name}: {problem}")));
         // By name; problems of one Service stay in their order.
         lines.sort_by_key(|line| line.split(": ").next().map(str::to_owned));
