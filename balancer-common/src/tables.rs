@@ -3,7 +3,7 @@
 
 use crate::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
-    select::least_connections::{self, Balance},
+    select::least_connections::{self, Balance, Found},
 };
 
 /// The part of the tables that says how loaded backends are.
@@ -14,6 +14,8 @@ pub trait Load {
     fn active(&self, backend: u32) -> u64;
     /// Takes the next turn of a Service; the first is 0. Turns may repeat after 2^32.
     fn take_turn(&self, service: u32) -> u32;
+    /// Takes `count` more turns of a Service, which nobody else shall have.
+    fn skip_turns(&self, service: u32, count: u32);
     /// Where this node's tie order starts.
     fn node_offset(&self) -> u32;
     /// A uniform random number.
@@ -42,7 +44,7 @@ pub trait Tables: Load + Sized {
     /// Compares all backends of a Service. The eBPF programs call a function here that the verifier
     /// checks by itself, once, because it follows every round of the loop.
     #[inline(always)]
-    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<Found> {
         least_connections::scan(self, service, slots, balance)
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use balancer_common::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
-    select::least_connections::{self, Balance},
+    select::least_connections::{self, Balance, Found},
     tables::{Load, Tables},
 };
 
@@ -47,6 +47,14 @@ impl Load for Shared {
     }
 
     #[inline(always)]
+    #[inline(always)]
+    fn skip_turns(&self, service: u32, count: u32) {
+        if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+            // SAFETY: the verifier has bounded the pointer to the map value.
+            atomic::add(unsafe { &raw mut (*stats).turn }, u64::from(count));
+        }
+    }
+
     fn node_offset(&self) -> u32 {
         CONTROL.get(0).map_or(0, |control| control.node_offset)
     }
@@ -58,7 +66,7 @@ impl Load for Shared {
     }
 }
 
-/// Compares all backends of a Service; its answer is a backend id, or [`NONE`].
+/// Compares all backends of a Service; its answer is a backend id with the steps above it, or [`NONE`].
 ///
 /// Unmangled and not inlined, so that it is a global function of the program: the verifier checks it
 /// once and by itself, for any arguments.
@@ -66,7 +74,8 @@ impl Load for Shared {
 #[inline(never)]
 extern "C" fn least_connections(service: u32, base: u32, len: u32, uniform: u32) -> u64 {
     let balance = if uniform != 0 { Balance::Uniform } else { Balance::Weighted };
-    least_connections::scan(&Shared, service, SlotRange::new(base, len), balance).map_or(NONE, u64::from)
+    least_connections::scan(&Shared, service, SlotRange::new(base, len), balance)
+        .map_or(NONE, |found| (u64::from(found.steps) << 32) | u64::from(found.backend))
 }
 
 /// No backend.
@@ -89,6 +98,11 @@ impl Load for Maps<'_> {
     }
 
     #[inline(always)]
+    #[inline(always)]
+    fn skip_turns(&self, service: u32, count: u32) {
+        Shared.skip_turns(service, count);
+    }
+
     fn node_offset(&self) -> u32 {
         Shared.node_offset()
     }
@@ -101,10 +115,10 @@ impl Load for Maps<'_> {
 
 impl Tables for Maps<'_> {
     #[inline(always)]
-    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<Found> {
         let uniform = u32::from(matches!(balance, Balance::Uniform));
         let found = least_connections(service, slots.base(), slots.len(), uniform);
-        if found == NONE { None } else { Some(found as u32) }
+        if found == NONE { None } else { Some(Found { backend: found as u32, steps: (found >> 32) as u32 }) }
     }
 
     #[inline(always)]
