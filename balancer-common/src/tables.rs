@@ -39,6 +39,9 @@ pub trait Tables: Load + Sized {
     fn client(&self) -> u64;
     /// What is remembered of a client.
     fn client_state(&self, key: &ClientKey) -> Option<ClientState>;
+    /// Takes the next turn of a client, and remembers it by that; the first is 0. Connects at the same
+    /// time take different turns: an application opens its pool from many threads.
+    fn take_client_turn(&self, key: &ClientKey) -> u32;
     /// Remembers a client. May be forgotten at any time.
     fn remember_client(&self, key: &ClientKey, state: &ClientState);
     /// Compares all backends of a Service. The eBPF programs call a function here that the verifier

@@ -4,6 +4,7 @@ use core::ptr;
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
     programs::SockAddrContext,
 };
@@ -47,7 +48,6 @@ impl Load for Shared {
     }
 
     #[inline(always)]
-    #[inline(always)]
     fn skip_turns(&self, service: u32, count: u32) {
         if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
             // SAFETY: the verifier has bounded the pointer to the map value.
@@ -55,6 +55,7 @@ impl Load for Shared {
         }
     }
 
+    #[inline(always)]
     fn node_offset(&self) -> u32 {
         CONTROL.get(0).map_or(0, |control| control.node_offset)
     }
@@ -98,11 +99,11 @@ impl Load for Maps<'_> {
     }
 
     #[inline(always)]
-    #[inline(always)]
     fn skip_turns(&self, service: u32, count: u32) {
         Shared.skip_turns(service, count);
     }
 
+    #[inline(always)]
     fn node_offset(&self) -> u32 {
         Shared.node_offset()
     }
@@ -162,6 +163,23 @@ impl Tables for Maps<'_> {
     fn client_state(&self, key: &ClientKey) -> Option<ClientState> {
         // SAFETY: the copy may mix two updates of one client, each of whose words is valid by itself.
         unsafe { CLIENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn take_client_turn(&self, key: &ClientKey) -> u32 {
+        // The second round is for a client whose first connects come at the same time.
+        for _ in 0..2 {
+            if let Some(state) = CLIENTS.get_ptr_mut(key) {
+                // SAFETY: the verifier has bounded the pointer to the map value. Should the map have evicted
+                // the client by now, another one skips a turn.
+                return atomic::fetch_add_one_u32(unsafe { &raw mut (*state).turn });
+            }
+            let state = ClientState { used_ns: 0, backend: 0, generation: 0, turn: 1, pad: 0 };
+            if CLIENTS.insert(key, &state, u64::from(BPF_NOEXIST)).is_ok() {
+                return 0;
+            }
+        }
+        0
     }
 
     #[inline(always)]
