@@ -135,7 +135,7 @@ fn backends() -> impl Strategy<Value = Vec<(u64, u32)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn the_scan_finds_the_first_least_loaded(backends in backends(), start in 0..200_u32) {

@@ -6,6 +6,7 @@ use balancer_common::{
         ClientKey, FIRST_SERVICE, PickReason, SlotRange,
     },
     select::{self, client_round_robin, mix, random, round_robin, source_hash},
+    translate::Translation,
 };
 
 use crate::world::{Rng, World, chi_square, gap};
@@ -65,7 +66,7 @@ fn round_robin_turns_belong_to_one_service() {
     for _ in 0..10 {
         tally[world.choose().backend as usize] += 1;
         match world.connect_to(other) {
-            balancer_common::translate::Translation::Rewrite(choice) => tally[choice.backend as usize] += 1,
+            Translation::Rewrite(choice) => tally[choice.backend as usize] += 1,
             pass => panic!("{pass:?}"),
         }
     }
@@ -113,6 +114,20 @@ fn clients_begin_at_different_backends() {
         }
     }
     // 9 degrees of freedom: 99.9% of what is uniform lies below 27.9.
+    let chi = chi_square(&first, &[100.0; 10]);
+    assert!(chi < 27.9, "{first:?}: {chi}");
+}
+
+#[test]
+fn one_client_begins_differently_at_each_service() {
+    let mut world = World::with(ClientRoundRobin, &[1; 10]);
+    let mut first = vec![0; 10];
+    for _ in 0..1000 {
+        let service = world.add_service(ClientRoundRobin, &[1; 10]);
+        let base = world.services[service as usize].slots.base();
+        assert!(matches!(world.connect_to(service), Translation::Rewrite(_)));
+        first[(world.reads.borrow_mut().pop().unwrap() - base) as usize] += 1;
+    }
     let chi = chi_square(&first, &[100.0; 10]);
     assert!(chi < 27.9, "{first:?}: {chi}");
 }
