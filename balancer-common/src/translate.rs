@@ -5,7 +5,10 @@
 //! kube-proxy answers.
 
 use crate::{
-    abi::{BackendState, ClientKey, ClientState, FrontendKey, PassReason, PickReason, Service, SlotRange},
+    abi::{
+        Backend, BackendState, ClientKey, ClientState, FrontendKey, PassReason, PickReason, Service,
+        SlotRange,
+    },
     addr::{Ip, PortBe},
     select::{self, Picked},
     tables::Tables,
@@ -83,7 +86,7 @@ pub fn choose<T: Tables>(tables: &T, frontend: &FrontendKey, id: u32) -> Result<
     }
     let Picked { backend, reason } =
         select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
-    choice(tables, id, backend, reason, now_ns)
+    listed(tables, id, backend, reason, now_ns)
 }
 
 /// ClientIP affinity: the backend that this client met last, for as long as it may be used and the
@@ -102,16 +105,16 @@ fn sticky<T: Tables>(
         && state.used_ns != 0
         && now_ns.saturating_sub(state.used_ns) <= service.affinity_seconds as u64 * 1_000_000_000
     {
-        if let Ok(choice) = choice(tables, id, state.backend, PickReason::Affinity, now_ns)
-            && choice.generation == state.generation
-        {
+        let remembered =
+            remembered(tables, id, state.backend, state.generation, PickReason::Affinity, now_ns);
+        if let Some(choice) = remembered {
             tables.remember_client(&key, &ClientState { used_ns: now_ns, ..state });
             return Ok(choice);
         }
         reason = Some(PickReason::AffinityReplaced);
     }
     let picked = select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
-    let choice = choice(tables, id, picked.backend, reason.unwrap_or(picked.reason), now_ns)?;
+    let choice = listed(tables, id, picked.backend, reason.unwrap_or(picked.reason), now_ns)?;
     // Read again: client-round-robin has just noted its turn there.
     let turn = tables.client_state(&key).map_or(0, |state| state.turn);
     tables.remember_client(
@@ -127,9 +130,12 @@ fn sticky<T: Tables>(
     Ok(choice)
 }
 
-/// Where `backend` is, provided that it is a usable one of Service `id`.
+/// Where `backend` is, which stood in the slots of Service `id`.
+///
+/// One that has been removed since the slots were read is right all the same: the connect was a moment
+/// earlier. Its id is not used for another before every program that may have read it has ended.
 #[inline(always)]
-pub fn choice<T: Tables>(
+fn listed<T: Tables>(
     tables: &T,
     id: u32,
     backend: u32,
@@ -137,16 +143,43 @@ pub fn choice<T: Tables>(
     now_ns: u64,
 ) -> Result<Choice, PassReason> {
     let entry = tables.backend(backend).ok_or(PassReason::Inconsistent)?;
-    if entry.service != id || !BackendState::from_u16(entry.state).is_usable() {
+    let known = entry.state != BackendState::Free as u16 && entry.state <= BackendState::Removed as u16;
+    if entry.service != id || !known {
         return Err(PassReason::Inconsistent);
     }
-    Ok(Choice {
-        service: id,
+    Ok(choice(entry, id, backend, reason, now_ns))
+}
+
+/// Where `backend` is, which a client or a socket remembers; `None` unless it is still that backend and
+/// may be used.
+#[inline(always)]
+pub fn remembered<T: Tables>(
+    tables: &T,
+    id: u32,
+    backend: u32,
+    generation: u32,
+    reason: PickReason,
+    now_ns: u64,
+) -> Option<Choice> {
+    let entry = tables.backend(backend)?;
+    if entry.service != id
+        || entry.generation != generation
+        || !BackendState::from_u16(entry.state).is_usable()
+    {
+        return None;
+    }
+    Some(choice(entry, id, backend, reason, now_ns))
+}
+
+#[inline(always)]
+const fn choice(entry: &Backend, service: u32, backend: u32, reason: PickReason, now_ns: u64) -> Choice {
+    Choice {
+        service,
         backend,
         generation: entry.generation,
         addr: entry.addr,
         port: entry.port,
         reason,
         now_ns,
-    })
+    }
 }

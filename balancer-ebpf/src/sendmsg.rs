@@ -107,9 +107,14 @@ fn resume(
         let now_ns = tables.now_ns();
         if now_ns <= tables.lease_expires_ns()
             && now_ns.saturating_sub(flow.used_ns) <= UDP_FLOW_IDLE_NS
-            && let Ok(choice) =
-                translate::choice(tables, service, flow.backend, PickReason::Algorithm, now_ns)
-            && choice.generation == flow.generation
+            && let Some(choice) = translate::remembered(
+                tables,
+                service,
+                flow.backend,
+                flow.generation,
+                PickReason::Algorithm,
+                now_ns,
+            )
         {
             // SAFETY: an element of socket storage; the word is written whole.
             unsafe { (&raw mut (*entry).used_ns).write_volatile(now_ns) };

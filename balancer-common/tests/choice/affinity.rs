@@ -166,7 +166,7 @@ fn a_large_service_samples_once_and_then_remembers() {
 fn a_failed_choice_is_not_remembered() {
     let mut world = World::with(LeastConnections, &[1]);
     world.services[FIRST_SERVICE as usize].affinity_seconds = 10;
-    world.set_state(0, BackendState::Removed);
+    world.set_state(0, BackendState::Free);
     assert!(matches!(world.connect(), Translation::PassThrough { .. }));
     assert!(world.clients.borrow().is_empty());
 }

@@ -145,10 +145,16 @@ fn slots_that_are_not_there_pass_through() {
 #[test]
 fn a_backend_that_may_not_be_used_passes_through() {
     check(|world| each_backend(world, |backend| backend.state = BackendState::Free as u16), Inconsistent);
-    check(|world| each_backend(world, |backend| backend.state = BackendState::Removed as u16), Inconsistent);
     check(|world| each_backend(world, |backend| backend.state = 4), Inconsistent);
     check(|world| each_backend(world, |backend| backend.state = u16::MAX), Inconsistent);
     check(|world| world.backends.clear(), Inconsistent);
+}
+
+#[test]
+fn a_backend_that_is_removed_while_a_program_holds_its_slots_is_still_used() {
+    let mut world = World::with(LeastConnections, &[1]);
+    world.set_state(0, BackendState::Removed);
+    assert!(matches!(world.connect(), Translation::Rewrite(_)));
 }
 
 #[test]
