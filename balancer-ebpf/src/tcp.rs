@@ -24,10 +24,10 @@ use crate::{
     maps::{SOCKETS, stored},
 };
 
-const CONNECT: u32 = BPF_SOCK_OPS_TCP_CONNECT_CB as u32;
-const ESTABLISHED: u32 = BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB as u32;
-const STATE: u32 = BPF_SOCK_OPS_STATE_CB as u32;
-const TIMER: u32 = BPF_SOCK_OPS_RTO_CB as u32;
+const CONNECT: u32 = BPF_SOCK_OPS_TCP_CONNECT_CB;
+const ESTABLISHED: u32 = BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
+const STATE: u32 = BPF_SOCK_OPS_STATE_CB;
+const TIMER: u32 = BPF_SOCK_OPS_RTO_CB;
 
 #[sock_ops]
 pub fn tcp(ctx: SockOpsContext) -> u32 {
@@ -77,7 +77,7 @@ fn event(ctx: &SockOpsContext) {
 /// asked for.
 #[inline(always)]
 fn watch(ctx: &SockOpsContext) {
-    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG as u32 | BPF_SOCK_OPS_RTO_CB_FLAG as u32;
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
     // Fails only for sockets that are not full ones, which these are.
     let _ = ctx.set_cb_flags(flags as i32);
 }

@@ -3,7 +3,6 @@
 use std::{mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration};
 
 use balancer_common::abi::{Control, LAYOUT_VERSION};
-use bytemuck::Zeroable as _;
 
 use crate::{
     cli::agent::AgentArgs,
@@ -55,7 +54,6 @@ impl ControlWriter {
                 node: self.node,
                 source: self.source,
                 cgroup: self.cgroup,
-                ..Control::zeroed()
             },
         );
     }

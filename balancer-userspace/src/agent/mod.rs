@@ -35,7 +35,11 @@ use crate::{
     metrics::AgentMetrics,
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
-    source::{self, SourceHealth, SourceKind, manifests::ManifestsConfig},
+    source::{
+        self, SourceHealth, SourceKind,
+        kubernetes::{Access, KubernetesConfig, Timing},
+        manifests::ManifestsConfig,
+    },
 };
 
 /// Events that wait between the source and the tables.
@@ -51,6 +55,11 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Whatever stands in the way of a start, by name and with its remedy.
 pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     let pins = Pins::new(pins);
+    let choice = args.source()?;
+    if let SourceChoice::Manifests { dir } = &choice {
+        // Before anything is attached: an agent that cannot start should leave nothing behind.
+        source::manifests::check(dir).map_err(anyhow::Error::from)?;
+    }
     let cgroup = datapath::find_cgroup2(args.cgroup.as_deref()).map_err(failure)?;
     datapath::check_features().map_err(failure)?;
     datapath::mount_bpffs(pins.root()).map_err(failure)?;
@@ -80,7 +89,7 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(&pins, &cgroup, args, installation))
+    runtime.block_on(serve(&pins, &cgroup, args, choice, installation))
 }
 
 /// The exit code that goes with what is wrong.
@@ -104,6 +113,7 @@ async fn serve(
     pins: &Pins,
     cgroup: &Path,
     args: &AgentArgs,
+    choice: SourceChoice,
     mut installation: Installation,
 ) -> Result<(), Failure> {
     // Before anything else: a signal must find somebody who listens.
@@ -112,7 +122,6 @@ async fn serve(
     let kernel_log = forward_kernel_log(&mut installation);
     let mut maps = installation.maps;
     datapath::set_up_probe(&mut maps).map_err(failure)?;
-    let choice = args.source()?;
     let mut control = ControlWriter::new(args, cgroup, &describe(&choice));
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
@@ -223,8 +232,12 @@ fn start_source(
             tokio::spawn(async move { Ok(source::manifests::run(config, sender, health).await?) })
         }
         SourceChoice::Kubernetes { kubeconfig, context } => {
-            let _ = (kubeconfig, context);
-            tokio::spawn(async move { anyhow::bail!("not yet") })
+            let config = KubernetesConfig {
+                access: Access { kubeconfig, context },
+                node_name: node.into(),
+                timing: Timing::default(),
+            };
+            tokio::spawn(async move { Ok(source::kubernetes::run(config, sender, health).await?) })
         }
     }
 }

@@ -40,6 +40,10 @@ impl Node for Fake {
     fn check(&self, _: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
         Ok(fixture::check(probe))
     }
+    fn probe(&self, _: &Path) -> Result<String, Failure> {
+        Ok("works".to_owned())
+    }
+
     fn detach(&self, _: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
         match mode {
             DetachMode::Remove => {

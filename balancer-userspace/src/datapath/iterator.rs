@@ -97,7 +97,8 @@ pub fn load(instructions: &[Instruction], license: &CStr, target: u32) -> io::Re
         prog_name: *b"balancer_walk\0\0\0",
         ..Default::default()
     };
-    // SAFETY: the structure is the one for BPF_PROG_LOAD; `instructions` and `license` outlive the call, which reads as much of them as `attr` says.
+    // SAFETY: the structure is the one for BPF_PROG_LOAD; `instructions` and `license` outlive the
+    // call, which reads as much of them as `attr` says.
     unsafe { bpf(BPF_PROG_LOAD, &mut attr) }.map(owned)
 }
 
@@ -111,7 +112,8 @@ pub fn link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd>
         iter_info_len: size_of::<IterLinkInfo>() as u32,
         ..Default::default()
     };
-    // SAFETY: the structure is the one for BPF_LINK_CREATE; `info` outlives the call, which reads as much of it as `attr` says.
+    // SAFETY: the structure is the one for BPF_LINK_CREATE; `info` outlives the call, which reads as
+    // much of it as `attr` says.
     unsafe { bpf(BPF_LINK_CREATE, &mut attr) }.map(owned)
 }
 

@@ -1,7 +1,7 @@
 //! All objects that the agent knows, and which Services an event touches.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -261,7 +261,7 @@ impl Index {
         }
         self.node = node;
         let depends = self.services.iter().filter(|(_, entry)| entry.depends_on_node());
-        let names: HashSet<_> = depends.map(|(name, _)| name.clone()).collect();
+        let names: Vec<_> = depends.map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.dirty.mark(name));
     }
 }

@@ -35,7 +35,7 @@ impl Problems {
     /// The list, for keeping.
     pub(super) fn into_vec(mut self) -> Vec<String> {
         if self.more > 0 {
-            self.named.push(format!("and {} more", self.more));
+            self.named.push(format!("and {} more problems", self.more));
         }
         self.named.shrink_to_fit();
         self.named
@@ -61,6 +61,6 @@ mod tests {
         problems.add_once(1);
         let list = problems.into_vec();
         assert_eq!(list.len(), 9);
-        assert_eq!((list[0].as_str(), list[8].as_str()), ("1", "and 2 more"));
+        assert_eq!((list[0].as_str(), list[8].as_str()), ("1", "and 2 more problems"));
     }
 }

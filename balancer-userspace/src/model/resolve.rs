@@ -67,7 +67,7 @@ pub fn resolve<'a>(
             let frontend = Frontend { addr: *addr, port: port.port, protocol: port.protocol };
             if let Some(owner) = owner_of(&frontend, index) {
                 let owner = if *owner == service.name { "another of its ports" } else { &owner.to_string() };
-                particular.add(format_args!(
+                particular.add_once(format_args!(
                     "{frontend} already belongs to {owner}: it is not balanced for this one"
                 ));
                 continue;

@@ -247,6 +247,23 @@ pub enum Exclusion {
     OptedOut,
 }
 
+impl Exclusion {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Headless, Self::ExternalName, Self::OtherProxy, Self::ApiServer, Self::OptedOut];
+
+    /// The label that metrics and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Headless => "headless",
+            Self::ExternalName => "external-name",
+            Self::OtherProxy => "other-proxy",
+            Self::ApiServer => "api-server",
+            Self::OptedOut => "opted-out",
+        }
+    }
+}
+
 /// `spec.internalTrafficPolicy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InternalTraffic {

@@ -104,17 +104,10 @@ fn tcp(
     now: &Clock,
     into: &mut Vec<LiveSocket>,
 ) -> Result<(), SocketsError> {
-    for transport in [Transport::Tcp, Transport::Mptcp] {
-        for family in [Family::V4, Family::V6] {
-            let raw = match diag.dump(&[map], family, transport, |raw| !raw.storages.is_empty()) {
-                // Multipath TCP is an option of the kernel, and without it there are no such sockets.
-                Err(SocketsError::NoDiagnosis { .. }) if transport == Transport::Mptcp => break,
-                result => result?,
-            };
-            for raw in raw {
-                let state = state_of(&raw)?;
-                into.push(tcp_socket(&raw, state, place, now));
-            }
+    for family in [Family::V4, Family::V6] {
+        for raw in diag.dump(&[map], family, Transport::Tcp, |raw| !raw.storages.is_empty())? {
+            let state = state_of(&raw)?;
+            into.push(tcp_socket(&raw, state, place, now));
         }
     }
     Ok(())

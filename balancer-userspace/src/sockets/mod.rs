@@ -18,7 +18,13 @@
 //!   when the socket closed.
 //! - A socket that opens, closes or moves to another hash chain during the listing may be missed. Nothing is
 //!   listed twice.
+//! - Of multipath TCP the subflow is listed that connect() was translated of, with the inode number of the
+//!   socket that the application holds. Data on other subflows is not in its measurements.
 //! - TCP's times have millisecond grain or coarser (`tcp_info` counts timer ticks).
+//!
+//! What it costs (Linux 6.18, 2 cores): an optimised build listed 12,000 sockets in 50 to 60 ms. Each further
+//! network namespace adds 1 to 2 ms, because the kernel walks the whole node's table of TCP sockets for it,
+//! once per family. Processes are looked at only by [`owners`].
 
 mod cgroup;
 mod connections;

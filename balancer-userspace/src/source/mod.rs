@@ -6,7 +6,6 @@
 //!
 //! Nothing outside this module talks to Kubernetes or reads manifests.
 
-mod adapter;
 mod health;
 pub mod kubernetes;
 pub mod manifests;

@@ -4,6 +4,7 @@
 mod limits;
 mod place;
 mod process;
+mod programs;
 mod storage;
 mod tcp;
 mod udp;

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    os::fd::{FromRawFd, OwnedFd},
+    os::fd::OwnedFd,
     process::Command,
     time::Duration,
 };
@@ -15,10 +15,7 @@ use balancer_userspace::{
 };
 use rustix::{
     io::Errno,
-    net::{
-        AddressFamily, SocketFlags, SocketType, accept, bind, connect, getsockname, listen, socket_with,
-        sockopt::socket_cookie,
-    },
+    net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt::socket_cookie},
 };
 
 use crate::{FRONTEND, Maps, assert_about, place::Place, state};
@@ -137,35 +134,4 @@ fn dial_without_waiting(target: SocketAddr) -> OwnedFd {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
     assert_eq!(connect(&socket, &target), Err(Errno::INPROGRESS));
     socket
-}
-
-#[test]
-fn a_multipath_socket_is_listed_as_the_tcp_socket_that_it_is_to_the_application() {
-    let maps = Maps::new();
-    let place = Place::named();
-    let (listener, client, _server) = place.enter(|| {
-        let (listener, client) = (multipath_socket(), multipath_socket());
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        bind(&listener, &any).unwrap();
-        listen(&listener, 1).unwrap();
-        let target = getsockname(&listener).unwrap();
-        connect(&client, &target).unwrap();
-        let server = accept(&listener).unwrap();
-        (listener, client, server)
-    });
-    let target = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
-    maps.sockets.set(&client, &state(TCP, Phase::Established, 17, target));
-    let found = maps.all();
-    let [socket] = found.as_slice() else { panic!("{found:#?}") };
-    assert_eq!((socket.protocol, socket.remote), (Protocol::Tcp, Some(target)));
-    assert_eq!(socket.cookie, socket_cookie(&client).unwrap());
-}
-
-fn multipath_socket() -> OwnedFd {
-    // SAFETY: socket(2) takes no pointer; what it returns is a new descriptor.
-    unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP);
-        assert!(fd >= 0, "this kernel makes no multipath sockets: {}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(fd)
-    }
 }

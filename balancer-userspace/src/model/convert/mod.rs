@@ -23,8 +23,8 @@ const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 253;
 /// The most `balancer.dev/` annotations that are read of one object.
 const MAX_ANNOTATIONS: usize = 16;
-/// The most bytes that are kept of an annotation's value; no valid one is nearly as long.
-const MAX_VALUE: usize = 128;
+/// The most bytes that are kept of an annotation's name and of its value; no valid one is nearly as long.
+const MAX_ANNOTATION: usize = 128;
 
 /// Why an object is skipped whole.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -93,7 +93,10 @@ fn own_annotations(meta: &ObjectMeta) -> (Vec<(&str, &str)>, usize) {
     let mut own: Vec<_> = all
         .into_iter()
         .flatten()
-        .filter_map(|(name, value)| Some((name.strip_prefix(annotations::PREFIX)?, cut(value, MAX_VALUE))))
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix(annotations::PREFIX)?;
+            Some((cut(name, MAX_ANNOTATION), cut(value, MAX_ANNOTATION)))
+        })
         .collect();
     let surplus = own.len().saturating_sub(MAX_ANNOTATIONS);
     own.truncate(MAX_ANNOTATIONS);

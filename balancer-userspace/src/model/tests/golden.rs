@@ -87,8 +87,11 @@ impl Case {
         for port in self.kernel.values().flatten() {
             port_table(&mut self.out, port);
         }
-        let mut lines: Vec<_> =
-            self.index.excluded().map(|(name, reason)| format!("excluded {name}: {reason:?}")).collect();
+        let mut lines: Vec<_> = self
+            .index
+            .excluded()
+            .map(|(name, reason)| format!("excluded {name}: {}", reason.name()))
+            .collect();
         lines.extend(self.index.problems().map(|(name, problem)| format!("problem {name}: {problem}")));
         // By name; problems of one Service stay in their order.
         lines.sort_by_key(|line| line.split(": ").next().map(str::to_owned));
@@ -180,4 +183,13 @@ cases! {
     dual_stack "dual-stack.yaml",
     same_port_tcp_and_udp "tcp-and-udp.yaml",
     named_target_ports "named-target-ports.yaml",
+    moving_endpoints "moving-endpoints.yaml",
+    conditions "conditions.yaml",
+    local_policy "local-policy.yaml",
+    hints "hints.yaml",
+    same_address "same-address.yaml",
+    recreated "recreated.yaml",
+    annotations "annotations.yaml",
+    excluded "excluded.yaml",
+    bad_input "bad-input.yaml",
 }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::{Events, SourceError, SourceHealth};
 use access::Connection;
 use follow::{Follow, Gate};
-use sinks::{NodeSink, ServiceSink, SliceSink};
+use sinks::{KindSink, NodeSink, Services, Slices};
 
 pub use access::Access;
 
@@ -118,8 +118,8 @@ async fn follow_all(
 ) {
     let (known, node_known) = watch::channel(node_name.is_empty());
     let waits = || Gate::Waits(node_known.clone());
-    let services = ServiceSink::default();
-    let slices = SliceSink::new(health.clone());
+    let services = KindSink::<Services>::new(health.clone());
+    let slices = KindSink::<Slices>::new(health.clone());
     let mut services =
         Follow::new(services, connection.clone(), timing.clone(), events.clone(), health.clone(), waits());
     let mut slices =

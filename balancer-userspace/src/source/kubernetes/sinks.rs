@@ -10,9 +10,11 @@ use kube::{Resource as KubeResource, core::PartialObjectMeta};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    model::{Event, NodeInfo, ObjectName, ServiceSpec, SliceSpec},
+    model::{
+        Event, NodeInfo, ObjectName, ServiceSpec, SliceSpec,
+        convert::{self, Skip},
+    },
     source::{
-        adapter,
         health::{Problem, Resource, SourceHealth},
         node_info,
     },
@@ -47,82 +49,111 @@ pub(super) struct Selector {
     pub fields: Option<String>,
 }
 
-/// Services.
-#[derive(Default)]
-pub(super) struct ServiceSink {
-    list: Vec<ServiceSpec>,
+/// A kind of object of which there are many.
+pub(super) trait Kind: Send {
+    type Object: KubeResource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
+    type Spec: Send;
+    const RESOURCE: Resource;
+    const NAME: &'static str;
+    /// Label selector.
+    const SELECTOR: &'static str;
+
+    fn convert(object: &Self::Object) -> Result<Self::Spec, Skip>;
+    fn all(specs: Vec<Self::Spec>) -> Event;
+    fn one(spec: Self::Spec) -> Event;
+    fn gone(name: ObjectName) -> Event;
 }
 
-impl Sink for ServiceSink {
+/// Services.
+pub(super) enum Services {}
+
+impl Kind for Services {
     type Object = Service;
+    type Spec = ServiceSpec;
     const RESOURCE: Resource = Resource::Services;
-
+    const NAME: &'static str = "Service";
     /// Those of other proxies are never even sent to us.
-    fn selector(&self) -> Selector {
-        Selector { labels: Some("!service.kubernetes.io/service-proxy-name".to_owned()), fields: None }
-    }
+    const SELECTOR: &'static str = "!service.kubernetes.io/service-proxy-name";
 
-    fn begin(&mut self) {
-        self.list.clear();
+    fn convert(object: &Service) -> Result<ServiceSpec, Skip> {
+        convert::service_spec(object)
     }
-
-    fn add(&mut self, object: Service) {
-        self.list.push(adapter::service_spec(&object));
+    fn all(specs: Vec<ServiceSpec>) -> Event {
+        Event::AllServices(specs)
     }
-
-    fn commit(&mut self) -> Vec<Event> {
-        vec![Event::AllServices(mem::take(&mut self.list))]
+    fn one(spec: ServiceSpec) -> Event {
+        Event::Service(Box::new(spec))
     }
-
-    fn apply(&mut self, object: Service) -> Vec<Event> {
-        vec![Event::Service(Box::new(adapter::service_spec(&object)))]
-    }
-
-    fn delete(&mut self, object: Service) -> Vec<Event> {
-        vec![Event::ServiceGone(name(&object))]
+    fn gone(name: ObjectName) -> Event {
+        Event::ServiceGone(name)
     }
 }
 
 /// EndpointSlices.
-pub(super) struct SliceSink {
+pub(super) enum Slices {}
+
+impl Kind for Slices {
+    type Object = EndpointSlice;
+    type Spec = SliceSpec;
+    const RESOURCE: Resource = Resource::EndpointSlices;
+    const NAME: &'static str = "EndpointSlice";
+    /// Headless Services have nothing to balance.
+    const SELECTOR: &'static str = "!service.kubernetes.io/headless";
+
+    fn convert(object: &EndpointSlice) -> Result<SliceSpec, Skip> {
+        convert::slice_spec(object)
+    }
+    fn all(specs: Vec<SliceSpec>) -> Event {
+        Event::AllSlices(specs)
+    }
+    fn one(spec: SliceSpec) -> Event {
+        Event::Slice(Box::new(spec))
+    }
+    fn gone(name: ObjectName) -> Event {
+        Event::SliceGone(name)
+    }
+}
+
+/// All objects of a kind.
+pub(super) struct KindSink<K: Kind> {
     health: Arc<SourceHealth>,
-    list: Vec<SliceSpec>,
+    list: Vec<K::Spec>,
     /// Those of the list being read that cannot be used.
-    unusable: Vec<(ObjectName, String)>,
+    unusable: Vec<(ObjectName, Skip)>,
     /// Those that are reported as such.
     skipped: BTreeSet<ObjectName>,
 }
 
-impl SliceSink {
+impl<K: Kind> KindSink<K> {
     pub(super) fn new(health: Arc<SourceHealth>) -> Self {
         Self { health, list: Vec::new(), unusable: Vec::new(), skipped: BTreeSet::new() }
     }
 
-    fn skip(&mut self, name: ObjectName, why: String) -> Option<Event> {
-        let what = format!("EndpointSlice {name}");
+    fn skip(&mut self, name: ObjectName, skip: &Skip) -> Option<Event> {
+        let (what, why) = (format!("{} {name}", K::NAME), skip.to_string());
         let problem = Problem { what: what.clone(), why: why.clone() };
-        let is_new = !self.health.set_problems(&what, vec![problem]).added.is_empty();
         self.skipped.insert(name);
-        is_new.then(|| {
-            log::info!("{what}: {why}");
-            Event::Skipped { what, why }
-        })
+        if self.health.set_problems(&what, vec![problem]).added.is_empty() {
+            return None;
+        }
+        let level = if skip.is_routine() { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "{what}: {why}");
+        Some(Event::Skipped { what, why })
     }
 
     fn unskip(&mut self, name: &ObjectName) {
         if self.skipped.remove(name) {
-            self.health.set_problems(&format!("EndpointSlice {name}"), Vec::new());
+            self.health.set_problems(&format!("{} {name}", K::NAME), Vec::new());
         }
     }
 }
 
-impl Sink for SliceSink {
-    type Object = EndpointSlice;
-    const RESOURCE: Resource = Resource::EndpointSlices;
+impl<K: Kind> Sink for KindSink<K> {
+    type Object = K::Object;
+    const RESOURCE: Resource = K::RESOURCE;
 
-    /// Slices of headless Services have nothing to balance.
     fn selector(&self) -> Selector {
-        Selector { labels: Some("!service.kubernetes.io/headless".to_owned()), fields: None }
+        Selector { labels: Some(K::SELECTOR.to_owned()), fields: None }
     }
 
     fn begin(&mut self) {
@@ -130,10 +161,10 @@ impl Sink for SliceSink {
         self.unusable.clear();
     }
 
-    fn add(&mut self, object: EndpointSlice) {
-        match adapter::slice_spec(&object) {
+    fn add(&mut self, object: K::Object) {
+        match K::convert(&object) {
             Ok(spec) => self.list.push(spec),
-            Err(why) => self.unusable.push((name(&object), why)),
+            Err(skip) => self.unusable.push((name(&object), skip)),
         }
     }
 
@@ -144,27 +175,27 @@ impl Sink for SliceSink {
         for name in &over {
             self.unskip(name);
         }
-        let mut events = vec![Event::AllSlices(mem::take(&mut self.list))];
-        events.extend(unusable.into_iter().filter_map(|(name, why)| self.skip(name, why)));
+        let mut events = vec![K::all(mem::take(&mut self.list))];
+        events.extend(unusable.into_iter().filter_map(|(name, skip)| self.skip(name, &skip)));
         events
     }
 
-    fn apply(&mut self, object: EndpointSlice) -> Vec<Event> {
+    fn apply(&mut self, object: K::Object) -> Vec<Event> {
         let name = name(&object);
-        match adapter::slice_spec(&object) {
+        match K::convert(&object) {
             Ok(spec) => {
                 self.unskip(&name);
-                vec![Event::Slice(Box::new(spec))]
+                vec![K::one(spec)]
             }
             // It may have been of use before.
-            Err(why) => [Event::SliceGone(name.clone())].into_iter().chain(self.skip(name, why)).collect(),
+            Err(skip) => [K::gone(name.clone())].into_iter().chain(self.skip(name, &skip)).collect(),
         }
     }
 
-    fn delete(&mut self, object: EndpointSlice) -> Vec<Event> {
+    fn delete(&mut self, object: K::Object) -> Vec<Event> {
         let name = name(&object);
         self.unskip(&name);
-        vec![Event::SliceGone(name)]
+        vec![K::gone(name)]
     }
 }
 

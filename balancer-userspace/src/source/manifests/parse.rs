@@ -13,8 +13,11 @@ use super::{
     text::Text,
 };
 use crate::{
-    model::{NodeInfo, ObjectName, ServiceSpec, SliceSpec},
-    source::{adapter, node_info},
+    model::{
+        NodeInfo, ObjectName, ServiceSpec, SliceSpec,
+        convert::{self, Skip},
+    },
+    source::node_info,
 };
 
 /// An object that matters here.
@@ -162,9 +165,9 @@ impl Parsed {
     fn object(&mut self, kind: One, text: &Text<'_>) {
         let line = text.line();
         let read = match kind {
-            One::Service => text.read().map(|object| self.service(object, line)),
-            One::Slice => text.read().map(|object| self.slice(object, line)),
-            One::Node => text.read().map(|object| self.node(object, line)),
+            One::Service => text.read().map(|object| self.service(&object, line)),
+            One::Slice => text.read().map(|object| self.slice(&object, line)),
+            One::Node => text.read().map(|object| self.node(&object)),
         };
         if let Err(fault) = read {
             self.malformed.push(fault);
@@ -189,52 +192,37 @@ impl Parsed {
         }
     }
 
-    fn service(&mut self, mut object: Service, line: Option<usize>) {
-        if self.is_named(object.metadata.name.as_deref(), "Service", line) {
-            default_namespace(&mut object.metadata);
-            self.objects.push(Object::Service(adapter::service_spec(&object)));
+    fn service(&mut self, object: &Service, line: Option<usize>) {
+        match convert::service_spec(object) {
+            Ok(spec) => self.objects.push(Object::Service(spec)),
+            Err(skip) => self.skip("Service", &object.metadata, line, &skip),
         }
     }
 
-    fn slice(&mut self, mut object: EndpointSlice, line: Option<usize>) {
-        if !self.is_named(object.metadata.name.as_deref(), "EndpointSlice", line) {
-            return;
-        }
-        default_namespace(&mut object.metadata);
-        match adapter::slice_spec(&object) {
+    fn slice(&mut self, object: &EndpointSlice, line: Option<usize>) {
+        match convert::slice_spec(object) {
             Ok(spec) => self.objects.push(Object::Slice(spec)),
-            Err(why) => {
-                let metadata = &object.metadata;
-                let namespace = metadata.namespace.as_deref().unwrap_or_default();
-                let name = metadata.name.as_deref().unwrap_or_default();
-                self.unusable.push(Fault {
-                    line,
-                    object: Some(format!("EndpointSlice {namespace}/{name}")),
-                    why,
-                });
-            }
+            Err(skip) => self.skip("EndpointSlice", &object.metadata, line, &skip),
         }
     }
 
-    fn node(&mut self, object: Node, line: Option<usize>) {
-        if self.is_named(object.metadata.name.as_deref(), "Node", line) {
-            self.objects.push(Object::Node(node_info(&object.metadata)));
-        }
+    fn node(&mut self, object: &Node) {
+        self.objects.push(Object::Node(node_info(&object.metadata)));
     }
 
-    fn is_named(&mut self, name: Option<&str>, kind: &str, line: Option<usize>) -> bool {
-        let named = name.is_some_and(|name| !name.is_empty());
-        if !named {
-            let why = format!("a {kind} needs metadata.name");
-            self.malformed.push(Fault { line, object: None, why });
+    fn skip(&mut self, kind: &str, metadata: &ObjectMeta, line: Option<usize>, skip: &Skip) {
+        let fault = |object| Fault { line, object, why: skip.to_string() };
+        let name = || {
+            let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+            let name = metadata.name.as_deref().unwrap_or_default();
+            format!("{kind} {}/{name}", namespace.unwrap_or("default"))
+        };
+        match skip {
+            // Without a name there is no telling which object it was before.
+            Skip::Name(_) | Skip::Namespace(_) => self.malformed.push(fault(None)),
+            // The API server is asked to leave these out.
+            Skip::Headless => log::debug!("ignoring {}: {skip}", name()),
+            Skip::NoService | Skip::Fqdn | Skip::AddressType(_) => self.unusable.push(fault(Some(name()))),
         }
-        named
-    }
-}
-
-/// As `kubectl apply` does where nothing else is configured.
-fn default_namespace(metadata: &mut ObjectMeta) {
-    if metadata.namespace.as_deref().unwrap_or_default().is_empty() {
-        metadata.namespace = Some("default".to_owned());
     }
 }

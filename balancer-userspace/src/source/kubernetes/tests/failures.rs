@@ -1,0 +1,194 @@
+//! Failures, and how often they are met.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{Answer, FakeApi, Harness, Step, Timing, added, bookmark, list, service, status};
+use crate::source::{
+    SourceHealth, SourceKind,
+    kubernetes::{Access, KubernetesConfig, run},
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_list_without_items_or_version_is_not_believed() {
+    let api = FakeApi::default();
+    api.answer("list services", [Answer::List(vec![], "", None), list("10")]);
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]"]).await;
+    assert!(harness.services().last_error.unwrap().contains("resourceVersion"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn versions_that_always_expire_are_not_a_busy_loop() {
+    let api = FakeApi::default();
+    api.answer("watch services", (0..10_000).map(|_| Answer::Status(410, "too old resource version")));
+    let mut harness = Harness::start(api);
+    let minute = timeout(Duration::from_secs(60), async { while !harness.next().await.is_empty() {} });
+    assert!(minute.await.is_err());
+    let lists = harness.api.asked("list services").len();
+    assert!((5..=20).contains(&lists), "{lists} lists in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_closed_at_once_are_not_a_busy_loop() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    api.answer("watch services", (0..10_000).map(|_| Answer::Watch(vec![])));
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]"]).await;
+    sleep(Duration::from_secs(60)).await;
+    let watches = harness.api.asked("watch services");
+    assert!((5..=20).contains(&watches.len()), "{} watches in a minute", watches.len());
+    let (text, _) = harness.services().failing.unwrap();
+    assert!(text.contains("ended it at once"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_closed_after_an_event_keep_a_distance() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    api.answer("watch services", (0..10_000).map(|_| Answer::Watch(vec![bookmark("11")])));
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]"]).await;
+    sleep(Duration::from_secs(10)).await;
+    let watches = harness.api.asked("watch services");
+    assert!((9..=11).contains(&watches.len()), "{} watches in 10 s", watches.len());
+    for pair in watches.windows(2) {
+        assert!(pair[1].at - pair[0].at >= harness.timing.floor);
+    }
+    assert!(harness.services().failing.is_none());
+    assert_eq!(harness.services().reconnects, watches.len() as u64 - 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_hangs_is_given_up() {
+    let api = FakeApi::default();
+    api.answer("list services", [Answer::Hang, list("10")]);
+    let start = Instant::now();
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]"]).await;
+    assert!(start.elapsed() < harness.timing.request + Duration::from_secs(2));
+    assert!(harness.services().last_error.unwrap().contains("no answer within 30 s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_hangs_or_falls_silent_is_given_up() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    api.answer(
+        "watch services",
+        [
+            Answer::Hang,
+            Answer::Watch(vec![
+                bookmark("11"),
+                Step::Wait(Duration::from_secs(100)),
+                bookmark("12"),
+                Step::Hang,
+            ]),
+            Answer::Watch(vec![added("b", 2, "13"), Step::Hang]),
+        ],
+    );
+    let start = Instant::now();
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "b:2"]).await;
+    // 30 s for the first, and 100 s and 150 s of silence in the second.
+    assert!((280..290).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(harness.versions(), ["10", "10", "12"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_retried_for_ever_and_told_once() {
+    for (code, word) in [(401, "token"), (403, "grant"), (429, "429"), (500, "500"), (503, "503")] {
+        let api = FakeApi::default();
+        api.answer("list services", (0..50).map(|_| Answer::Status(code, "no")));
+        api.answer("list services", [list("10")]);
+        api.answer("watch services", [Answer::Watch(vec![bookmark("11"), Step::Hang])]);
+        let start = Instant::now();
+        let mut harness = Harness::start(api);
+        sleep(Duration::from_secs(120)).await;
+        let (text, _) = harness.services().failing.unwrap();
+        assert!(text.contains(&format!("HTTP {code}")) && text.contains(word), "{text}");
+        assert!(!harness.health.synced() && harness.services().contact.is_none());
+        harness.expect(&["all [a:1]"]).await;
+        let took = start.elapsed();
+        assert!(took > Duration::from_secs(600) && took < Duration::from_secs(50 * 30), "{code}: {took:?}");
+        sleep(Duration::from_secs(1)).await;
+        assert!(harness.services().failing.is_none());
+        assert_eq!(harness.services().errors, 50);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_forbidden_leaves_the_view_and_lists_now_and_then() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10"), Answer::List(vec![service("b", 2, "1")], "20", None)]);
+    api.answer("watch services", (0..1_000).map(|_| Answer::Status(403, "watch is forbidden")));
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "all [b:2]"]).await;
+    assert_eq!(harness.versions()[..5], ["10"; 5]);
+    assert!(harness.services().failing.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_within_a_watch_leads_to_a_list() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10"), list("20")]);
+    api.answer(
+        "watch services",
+        [Answer::Watch(vec![Step::Event("ERROR", status(500, "storage is (re)initializing"))])],
+    );
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "all [a:1]"]).await;
+    assert!(harness.services().last_error.unwrap().contains("storage is (re)initializing"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_leads_to_a_list() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10"), list("20")]);
+    api.answer("watch services", [Answer::Watch(vec![Step::Event("ADDED", json!({"metadata": 7}))])]);
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "all [a:1]"]).await;
+    assert!(harness.services().last_error.unwrap().contains("is not one of an object"));
+}
+
+#[tokio::test]
+async fn an_api_server_that_cannot_be_reached_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config");
+    // A port that nobody listens on: it was just given up.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\nusers: []\nclusters:\n- name: x\n  cluster: {{server: 'http://127.0.0.1:{port}'}}\n\
+         contexts:\n- name: x\n  context: {{cluster: x}}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let (sender, events) = mpsc::channel(4);
+    let health = Arc::new(SourceHealth::new(SourceKind::Kubernetes));
+    let timing = Timing {
+        backoff: Duration::from_millis(10),
+        backoff_cap: Duration::from_millis(20),
+        ..Timing::default()
+    };
+    let access = Access { kubeconfig: Some(path), context: None };
+    let config = KubernetesConfig { access, node_name: "".into(), timing };
+    let task = tokio::spawn(run(config, sender, health.clone()));
+    let errors = || health.snapshot().resources.iter().map(|resource| resource.errors).sum::<u64>();
+    timeout(Duration::from_secs(20), async {
+        while errors() < 10 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it gave up");
+    let (text, _) = health.snapshot().resources[0].failing.clone().unwrap();
+    assert!(text.contains(&format!("http://127.0.0.1:{port}")) && text.contains("refused"), "{text}");
+    assert!(!health.synced() && health.contact().is_none());
+    drop(events);
+    assert!(timeout(Duration::from_secs(10), task).await.expect("it did not end").unwrap().is_ok());
+}
