@@ -236,7 +236,7 @@ impl<'t> Agent<'t> {
                 other => other,
             };
             if Instant::now() >= deadline {
-                bail!("the counts of {dialled:?} are not as expected after {timeout:?}: {last:#?}");
+                bail!("the counts of {dialled:?} are not as expected after {timeout:?}: {last:?}");
             }
             thread::sleep(Duration::from_millis(5));
         }

@@ -1,9 +1,9 @@
 //! The set, and what can be done on it: scale, kill, connect, count.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
     thread,
@@ -157,13 +157,11 @@ impl<'s> Stage<'s> {
     }
 
     fn wait_published(&self, backends: &[usize]) -> Result<()> {
-        let mut expected: Vec<&str> = backends.iter().map(|&backend| self.set.pods[backend].name()).collect();
-        expected.sort_unstable();
+        let expected: BTreeSet<IpAddr> =
+            backends.iter().map(|&backend| self.set.pods[backend].addresses().v4.into()).collect();
         let published = |stats: &ServiceStats| {
             let ready = stats.backends.iter().filter(|backend| backend.state == "ready");
-            let mut ready: Vec<&str> = ready.filter_map(|backend| backend.pod.as_deref()).collect();
-            ready.sort_unstable();
-            ready == expected
+            ready.map(|backend| backend.address).collect::<BTreeSet<_>>() == expected
         };
         self.agent.wait_for(vip(), PATIENCE, published).map(drop)
     }
@@ -188,6 +186,16 @@ impl<'s> Stage<'s> {
         Ok(total)
     }
 
+    /// Lets things go on for a while, with the live counts below.
+    pub fn watch(&self, duration: Duration, screen: &mut Screen) -> Result<()> {
+        let end = Instant::now() + duration;
+        while Instant::now() < end {
+            screen.live(&self.view(screen)?);
+            pause(Duration::from_millis(250))?;
+        }
+        Ok(())
+    }
+
     /// `balancer stats` of the Service, as a user would see it, warnings included.
     pub fn view(&self, screen: &Screen) -> Result<String> {
         let color = if screen.is_terminal() { "always" } else { "never" };
@@ -196,6 +204,17 @@ impl<'s> Stage<'s> {
         let text = String::from_utf8(text).context("not UTF-8")?;
         ensure!(output.status.success(), "balancer stats failed ({}): {text}", output.status);
         Ok(text)
+    }
+
+    /// Connections that balancer counts as open, by pod name, idle backends left out.
+    pub fn open_by_balancer(&self) -> Result<BTreeMap<String, u64>> {
+        let stats = self.stats()?;
+        let named = |address: IpAddr| {
+            let pod = self.set.pods.iter().find(|pod| IpAddr::from(pod.addresses().v4) == address);
+            pod.map_or_else(|| address.to_string(), |pod| pod.name().to_owned())
+        };
+        let busy = stats.backends.iter().filter(|backend| backend.active > 0);
+        Ok(busy.map(|backend| (named(backend.address), backend.active)).collect())
     }
 
     /// Its counts.
@@ -213,6 +232,21 @@ impl<'s> Stage<'s> {
                 return Ok(broken);
             }
             pause(Duration::from_millis(5))?;
+        }
+    }
+
+    /// Waits a moment for both sides to hear of the last connections' end, until client, servers and balancer see the same.
+    pub fn settle(
+        &mut self,
+        by_client: &BTreeMap<String, u64>,
+    ) -> Result<(BTreeMap<String, u64>, BTreeMap<String, u64>)> {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            let seen = (self.open_at_servers()?, self.open_by_balancer()?);
+            if (&seen.0, &seen.1) == (by_client, by_client) || Instant::now() >= deadline {
+                return Ok(seen);
+            }
+            pause(Duration::from_millis(20))?;
         }
     }
 
