@@ -1,6 +1,7 @@
 //! From events to tables.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +20,18 @@ pub(super) struct Engine {
     metrics: Arc<AgentMetrics>,
     zone: Option<Arc<str>>,
     synced: bool,
+    /// Services of an earlier agent that would lose something, although not all that the source has could
+    /// be read.
+    doubtful: BTreeSet<ObjectName>,
+}
+
+/// Whether the source could read all that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// It could.
+    Whole,
+    /// Some of it is malformed: what is missing may stand there.
+    Partial,
 }
 
 impl Engine {
@@ -29,7 +42,14 @@ impl Engine {
         zone: Option<String>,
         metrics: Arc<AgentMetrics>,
     ) -> Self {
-        Self { index, reconciler, metrics, zone: zone.map(Into::into), synced: false }
+        Self {
+            index,
+            reconciler,
+            metrics,
+            zone: zone.map(Into::into),
+            synced: false,
+            doubtful: BTreeSet::new(),
+        }
     }
 
     pub(super) const fn maps(&self) -> &Maps {
@@ -43,8 +63,14 @@ impl Engine {
     /// Takes events in and brings the tables in step. Whether anything may have changed.
     ///
     /// Until the source has listed everything, events are only noted: a partial view must not remove
-    /// what an earlier agent knew.
-    pub(super) fn handle(&mut self, events: impl Iterator<Item = Event>, now: Instant) -> bool {
+    /// what an earlier agent knew. Nor does a first list remove anything while some of it could not be
+    /// read.
+    pub(super) fn handle(
+        &mut self,
+        events: impl Iterator<Item = Event>,
+        reading: Reading,
+        now: Instant,
+    ) -> bool {
         for event in events {
             self.metrics.event(kind(&event));
             let event = self.with_zone(event);
@@ -60,6 +86,17 @@ impl Engine {
             services.extend(self.reconciler.known_services());
             services.sort_unstable();
             services.dedup();
+        }
+        if first && reading == Reading::Partial {
+            self.doubtful = self.losers(&services);
+            services.retain(|service| !self.doubtful.contains(service));
+            for service in &self.doubtful {
+                log::warn!(
+                    "{service}: kept as it was: not everything could be read, and it would lose something"
+                );
+            }
+        } else if reading == Reading::Whole {
+            services.extend(std::mem::take(&mut self.doubtful));
         }
         let changed = self.apply(&services, now);
         let applied_ms = jiff::Timestamp::now().as_millisecond();
@@ -77,6 +114,15 @@ impl Engine {
             );
         }
         changed > 0 || first
+    }
+
+    /// Which of `services` would lose a port or a backend.
+    fn losers(&mut self, services: &[ObjectName]) -> BTreeSet<ObjectName> {
+        let loses = |service: &&ObjectName| {
+            let desired = self.index.resolve(service);
+            self.reconciler.would_lose(service, &desired)
+        };
+        services.iter().filter(loses).cloned().collect()
     }
 
     /// Brings the ports of `services` in step; how many ports changed. What one Service cannot have does
@@ -107,11 +153,13 @@ impl Engine {
 
     /// Frees what nothing refers to, and serves what had found no room.
     pub(super) fn sweep(&mut self, now: Instant) {
+        if !self.synced {
+            return;
+        }
         match self.reconciler.sweep(now) {
-            Ok(waiting) if self.synced => {
+            Ok(waiting) => {
                 self.apply(&waiting, now);
             }
-            Ok(_) => {}
             Err(error) => log::error!("freeing what is not used any more: {error}"),
         }
     }

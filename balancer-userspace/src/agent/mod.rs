@@ -23,7 +23,11 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::{control::ControlWriter, engine::Engine, status::AgentStatus};
+use self::{
+    control::ControlWriter,
+    engine::{Engine, Reading},
+    status::AgentStatus,
+};
 use crate::{
     cli::{
         agent::{AgentArgs, SourceChoice},
@@ -159,7 +163,7 @@ async fn serve(
     let stopped_by = loop {
         tokio::select! {
             count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
-                if count > 0 && engine.handle(batch.drain(..), Instant::now()) {
+                if count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now()) {
                     control.changed(engine.maps());
                     if engine.is_synced() && control.synced(engine.maps()) {
                         status.synced();
@@ -169,6 +173,8 @@ async fn serve(
             _ = renew.tick() => control.renew(engine.maps()),
             _ = housekeeping.tick() => {
                 engine.sweep(Instant::now());
+                // What was malformed may be right now, with nothing else to report.
+                engine.handle(std::iter::empty(), reading(&health), Instant::now());
                 control.source(engine.maps(), &health);
             }
             result = &mut source => {
@@ -194,6 +200,10 @@ async fn serve(
         pins.root().display(),
     );
     Ok(())
+}
+
+fn reading(health: &SourceHealth) -> Reading {
+    if health.is_partial() { Reading::Partial } else { Reading::Whole }
 }
 
 fn describe(choice: &SourceChoice) -> String {

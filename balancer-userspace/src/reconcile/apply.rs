@@ -124,6 +124,17 @@ impl<K: KernelTables> Reconciler<K> {
         Ok(changed)
     }
 
+    /// Whether applying `desired` would take a port or a backend away from Service `name`.
+    pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
+        self.by_service.get(name).into_iter().flatten().any(|key| {
+            let Some(applied) = self.ports.get(key) else { return false };
+            desired
+                .iter()
+                .find(|port| port.key == *key)
+                .is_none_or(|port| !diff::diff(&applied.desired, port).backends.removed.is_empty())
+        })
+    }
+
     /// Frees what nothing refers to any more. Returns Services that found no room and should be applied
     /// again, if room was made.
     pub fn sweep(&mut self, now: Instant) -> Result<Vec<ObjectName>, DatapathError> {

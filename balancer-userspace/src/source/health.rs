@@ -104,6 +104,17 @@ pub struct Problem {
     pub what: String,
     /// The reason and the remedy.
     pub why: String,
+    /// What is lost.
+    pub loss: Loss,
+}
+
+/// What a [`Problem`] takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// An object that is known, by name, and not used.
+    Object,
+    /// Nobody can tell: any object may stand in what could not be read.
+    Unknown,
 }
 
 /// How the problems of a place changed.
@@ -204,6 +215,11 @@ impl SourceHealth {
         self.required()
             .map(|resource| self.contact_of(resource))
             .try_fold(Duration::ZERO, |max, age| Some(max.max(age?)))
+    }
+
+    /// Whether something could not be read in which any object may stand.
+    pub fn is_partial(&self) -> bool {
+        lock(&self.problems).by_place.values().flatten().any(|problem| problem.loss == Loss::Unknown)
     }
 
     /// Everything, for display.
@@ -367,7 +383,7 @@ mod tests {
     #[test]
     fn problems_are_replaced_by_place() {
         let health = SourceHealth::new(SourceKind::Manifests);
-        let problem = |what: &str| Problem { what: what.into(), why: "because".into() };
+        let problem = |what: &str| Problem { what: what.into(), why: "because".into(), loss: Loss::Object };
         health.set_problems("a", vec![problem("1"), problem("2")]);
         health.set_problems("b", vec![problem("3")]);
         health.set_problems("a", vec![problem("4")]);

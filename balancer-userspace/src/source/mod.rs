@@ -20,7 +20,7 @@ use crate::model::{Event, NodeInfo};
 use kubernetes::KubernetesConfig;
 use manifests::ManifestsConfig;
 
-pub use health::{HealthSnapshot, Problem, Resource, ResourceSnapshot, SourceHealth};
+pub use health::{HealthSnapshot, Loss, Problem, Resource, ResourceSnapshot, SourceHealth};
 
 /// The label that names a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";

@@ -15,7 +15,7 @@ use crate::{
         convert::{self, Skip},
     },
     source::{
-        health::{Problem, Resource, SourceHealth},
+        health::{Loss, Problem, Resource, SourceHealth},
         node_info,
     },
 };
@@ -131,7 +131,7 @@ impl<K: Kind> KindSink<K> {
 
     fn skip(&mut self, name: ObjectName, skip: &Skip) -> Option<Event> {
         let (what, why) = (format!("{} {name}", K::NAME), skip.to_string());
-        let problem = Problem { what: what.clone(), why: why.clone() };
+        let problem = Problem { what: what.clone(), why: why.clone(), loss: Loss::Object };
         self.skipped.insert(name);
         if self.health.set_problems(&what, vec![problem]).added.is_empty() {
             return None;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     model::{Event, NodeInfo},
-    source::health::Problem,
+    source::health::{Loss, Problem},
 };
 
 /// A file's name within the directory.
@@ -259,14 +259,20 @@ impl Store {
         let mut problems = Vec::new();
         if let Some(why) = &file.unreadable {
             let kept = if file.documents.is_empty() { "" } else { "; what it had before stays in use" };
-            problems.push(Problem { what: name.to_string(), why: format!("cannot read it: {why}{kept}") });
+            problems.push(Problem {
+                what: name.to_string(),
+                why: format!("cannot read it: {why}{kept}"),
+                loss: Loss::Unknown,
+            });
         }
         for document in &file.documents {
-            let faults = document.malformed.iter().map(|fault| (fault, kept));
-            for (fault, kept) in faults.chain(document.unusable.iter().map(|fault| (fault, ""))) {
+            let malformed = document.malformed.iter().map(|fault| (fault, kept, Loss::Unknown));
+            let unusable = document.unusable.iter().map(|fault| (fault, "", Loss::Object));
+            for (fault, kept, loss) in malformed.chain(unusable) {
                 problems.push(Problem {
                     what: place(name, document, fault),
                     why: format!("{}{kept}", fault.why),
+                    loss,
                 });
             }
         }
@@ -284,6 +290,7 @@ impl Store {
             problems.push(Problem {
                 what: format!("{name}: document {}, line {line}: {key}", document.number),
                 why,
+                loss: Loss::Object,
             });
         }
         problems

@@ -6,7 +6,7 @@ use super::{
     super::{read::Stamp, store::FileName, watch},
     Closed, SOON, Worker, Writing,
 };
-use crate::source::health::{Extent, Novelty, Problem, Resource};
+use crate::source::health::{Extent, Loss, Novelty, Problem, Resource};
 
 /// Where the problem of having no inotify is kept; no file has this name.
 const INOTIFY: &str = "inotify/";
@@ -103,6 +103,7 @@ impl Worker {
             Err(error) => {
                 self.watch = None;
                 let problem = Problem {
+                    loss: Loss::Object,
                     what: self.config.dir.display().to_string(),
                     why: format!(
                         "changes are found within seconds, not at once, because inotify cannot be used: {error}; \
