@@ -5,8 +5,12 @@
 //!
 //! - [`topology`]: namespaces, cgroups, processes, and their removal whatever happens;
 //! - [`peer`]: clients and servers that do exactly what a test asks, in a pod;
+//! - [`agent`]: the real balancer, started, killed and asked;
+//! - [`manifests`]: what it reads;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
+pub mod agent;
 pub mod kernel;
+pub mod manifests;
 pub mod peer;
 pub mod topology;

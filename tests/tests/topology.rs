@@ -10,12 +10,12 @@ use std::{
 };
 
 use balancer_tests::{
-    kernel::require_kernel,
+    kernel::{BPFFS, cgroup2, require_kernel},
     peer::{
         Server, ServerOptions,
         protocol::{Ask, Close, Kind, LoopPlan, ServerStats, Setting, Until},
     },
-    topology::{Topology, service_v4, service_v6},
+    topology::{Pod, Scratch, Topology, service_v4, service_v6, sweep},
 };
 use rustix::io::Errno;
 
@@ -363,44 +363,49 @@ fn everything_is_gone_after_a_panic() {
 
 #[test]
 fn what_a_killed_process_left_is_swept() {
+    const VICTIM: &str = "BALANCER_TEST_VICTIM";
     require_kernel();
-    // A run of this very program that makes a topology and waits to be killed.
+    if std::env::var_os(VICTIM).is_some() {
+        return wait_to_be_killed();
+    }
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim_of_the_sweep", "--ignored", "--nocapture"])
-        .stdout(Stdio::piped())
+        .args(["--exact", "what_a_killed_process_left_is_swept"])
+        .env(VICTIM, "1")
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let started = fs::read_to_string(format!("/proc/{}/stat", victim.id())).unwrap();
     let started = started.rsplit(' ').nth(30).unwrap().to_owned();
-    let prefix = format!("bal-{}-{started}-", victim.id());
+    let mark = format!("-{}-{started}-", victim.id());
     let left = || {
-        let count = |dir: &Path| {
+        let dirs = [PathBuf::from("/run/netns"), cgroup2().unwrap(), BPFFS.into(), std::env::temp_dir()];
+        dirs.map(|dir| {
             let names =
                 fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            names.filter(|name| name.starts_with(&prefix)).count()
-        };
-        (count(Path::new("/run/netns")), count(&balancer_tests::kernel::cgroup2().unwrap()))
+            names.filter(|name| name.starts_with("bal") && name.contains(&mark)).count()
+        })
     };
-    wait_for(|| left() == (2, 1));
+    wait_for(|| left() == [2, 1, 1, 1]);
     // Swept while it lives: untouched.
-    balancer_tests::topology::sweep().unwrap();
-    assert_eq!(left(), (2, 1));
+    sweep().unwrap();
+    assert_eq!(left(), [2, 1, 1, 1]);
     victim.kill().unwrap();
     victim.wait().unwrap();
-    assert_eq!(left(), (2, 1));
-    balancer_tests::topology::sweep().unwrap();
-    assert_eq!(left(), (0, 0));
+    assert_eq!(left(), [2, 1, 1, 1]);
+    sweep().unwrap();
+    assert_eq!(left(), [0; 4]);
 }
 
-#[test]
-#[ignore = "not a test: started and killed by what_a_killed_process_left_is_swept"]
-fn victim_of_the_sweep() {
+/// The victim: makes one of everything, and waits.
+fn wait_to_be_killed() {
     let node = topology();
     let pod = node.pod("victim").unwrap();
+    let _files = Scratch::files().unwrap();
+    let pins = Scratch::pins();
+    fs::create_dir(pins.path()).unwrap();
     let mut sleep = Command::new("sleep");
     sleep.arg("600").stdin(Stdio::null());
-    let mut process = pod.spawn(sleep).unwrap();
-    process.wait(Duration::from_secs(60)).unwrap_err();
+    pod.spawn(sleep).unwrap().wait(Duration::from_secs(60)).unwrap_err();
 }
 
 /// What a topology made in the system.
@@ -410,8 +415,8 @@ struct Made {
 }
 
 impl Made {
-    fn of(node: &Topology, pods: &[&balancer_tests::topology::Pod]) -> Self {
-        let netns = |pod: &balancer_tests::topology::Pod| Path::new("/run/netns").join(pod.netns().name());
+    fn of(node: &Topology, pods: &[&Pod]) -> Self {
+        let netns = |pod: &Pod| Path::new("/run/netns").join(pod.netns().name());
         let mut paths = vec![node.cgroup().to_owned(), netns(node.host())];
         for pod in pods {
             paths.extend([netns(pod), pod.cgroup().path().to_owned()]);

@@ -32,7 +32,7 @@ pub use self::{
     },
     cgroup::Cgroup,
     netns::{Netns, ip_batch},
-    owner::{Owner, sweep},
+    owner::{Owner, Scratch, sweep},
     pod::Pod,
     process::{Process, interrupted, on_signals},
 };

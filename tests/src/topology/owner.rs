@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -16,8 +16,8 @@ use super::{cgroup, netns};
 /// What every name begins with.
 const PREFIX: &str = "bal";
 
-/// What the directories of pinned maps begin with.
-const PINS_PREFIX: &str = "balancer-test-";
+/// What directories of pinned maps and of scratch files begin with.
+const DIRECTORY_PREFIX: &str = "balancer-test-";
 
 /// Names one thing's maker: process id, when that process started (ids are reused), and a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +37,15 @@ impl Owner {
         Self { pid, started, serial: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// The name of a directory for pinned maps.
-    pub fn pins(&self) -> String {
-        format!("{PINS_PREFIX}{}-{}-{}", self.pid, self.started, self.serial)
+    /// The name of a directory for pinned maps, or for scratch files.
+    pub fn directory(&self) -> String {
+        format!("{DIRECTORY_PREFIX}{}-{}-{}", self.pid, self.started, self.serial)
     }
 
     /// From a name that [`Owner`] made, whatever follows the counter.
     fn parse(name: &str) -> Option<Self> {
-        let rest = name.strip_prefix(PINS_PREFIX).or_else(|| name.strip_prefix(PREFIX)?.strip_prefix('-'))?;
+        let rest =
+            name.strip_prefix(DIRECTORY_PREFIX).or_else(|| name.strip_prefix(PREFIX)?.strip_prefix('-'))?;
         let mut parts = rest.split('-');
         let pid = parts.next()?.parse().ok()?;
         let started = parts.next()?.parse().ok()?;
@@ -91,15 +92,51 @@ pub fn sweep() -> Result<()> {
     for name in leftovers(Path::new(netns::DIR))? {
         netns::remove(&name).with_context(|| format!("leftover namespace {name}"))?;
     }
-    let bpffs = Path::new(crate::kernel::BPFFS);
-    for name in leftovers(bpffs)? {
-        remove_pins(&bpffs.join(&name)).with_context(|| format!("leftover pins {name}"))?;
+    for dir in [PathBuf::from(crate::kernel::BPFFS), std::env::temp_dir()] {
+        for name in leftovers(&dir)? {
+            let path = dir.join(&name);
+            remove_directory(&path).with_context(|| format!("leftover {}", path.display()))?;
+        }
     }
     Ok(())
 }
 
-/// Unlinks all pins below a directory, and it; nothing there is fine.
-pub fn remove_pins(dir: &Path) -> io::Result<()> {
+/// A directory that ends with its owner, on bpffs (for pins) or among temporary files.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// A directory for temporary files.
+    pub fn files() -> Result<Self> {
+        let path = std::env::temp_dir().join(Owner::unique().directory());
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self { path })
+    }
+
+    /// A name below bpffs; whoever pins there makes the directory.
+    pub fn pins() -> Self {
+        Self { path: Path::new(crate::kernel::BPFFS).join(Owner::unique().directory()) }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove_directory(&self.path) {
+            let error = anyhow::Error::from(error).context(self.path.display().to_string());
+            netns::complain(&error);
+        }
+    }
+}
+
+/// Removes a directory with all below, pins too; nothing there is fine.
+fn remove_directory(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -125,7 +162,7 @@ mod tests {
     fn names_are_read_back() {
         let owner = Owner::unique();
         assert_eq!(Owner::parse(&format!("{owner}-client")), Some(owner.clone()));
-        assert_eq!(Owner::parse(&owner.pins()), Some(owner));
+        assert_eq!(Owner::parse(&owner.directory()), Some(owner));
     }
 
     #[test]
