@@ -21,6 +21,7 @@ use super::{
     child::{Acceptor, Dialler},
     datapath::{Datapath, nobody},
     numbers::Spread,
+    worker::Caches,
 };
 use crate::topology::{Topology, service_v4};
 
@@ -40,6 +41,7 @@ const MANY: u32 = 100_000;
 struct Scenario {
     name: &'static str,
     protocol: u8,
+    caches: Caches,
     to: SocketAddrV4,
     /// Backends, and the open connections that they seem to have before the measurement.
     preload: Option<(Range<u32>, u64)>,
@@ -100,16 +102,22 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
     // Whichever of them is chosen, there is somebody who answers.
     let tcp_many = datapath.service(TCP, vip(2), real().cycle().take(MANY as usize))?;
     _ = (udp_many, tcp_many);
-    let scenario = |name, protocol, to, preload| Scenario { name, protocol, to, preload };
+    let scenario = |name, protocol, caches, to, preload| Scenario { name, protocol, caches, to, preload };
+    use Caches::{Cold, Warm};
+    let (udp, tcp) = (|active| Some((udp_few.clone(), active)), |active| Some((tcp_few.clone(), active)));
     let scenarios = [
-        scenario("UDP, 10 backends, all compared", UDP, vip(1), Some((udp_few.clone(), 1))),
-        scenario("UDP, 10 backends, first one idle", UDP, vip(1), Some((udp_few, 0))),
-        scenario("UDP, 100,000 backends", UDP, vip(2), None),
-        scenario("UDP, not a Service", UDP, nobody(1), None),
-        scenario("TCP, 10 backends, all compared", TCP, vip(1), Some((tcp_few.clone(), 1))),
-        scenario("TCP, 10 backends, first one idle", TCP, vip(1), Some((tcp_few, 0))),
-        scenario("TCP, 100,000 backends", TCP, vip(2), None),
-        scenario("TCP, not a Service", TCP, SocketAddrV4::new(server.addresses().v4, 8080), None),
+        scenario("UDP, 10 backends, all compared", UDP, Warm, vip(1), udp(1)),
+        scenario("UDP, 10 backends, first one idle", UDP, Warm, vip(1), udp(0)),
+        scenario("UDP, 100,000 backends", UDP, Warm, vip(2), None),
+        scenario("UDP, not a Service", UDP, Warm, nobody(1), None),
+        scenario("UDP, cold, 10 backends, all compared", UDP, Cold, vip(1), udp(1)),
+        scenario("UDP, cold, 10 backends, first one idle", UDP, Cold, vip(1), udp(0)),
+        scenario("UDP, cold, 100,000 backends", UDP, Cold, vip(2), None),
+        scenario("UDP, cold, not a Service", UDP, Cold, nobody(1), None),
+        scenario("TCP, 10 backends, all compared", TCP, Warm, vip(1), tcp(1)),
+        scenario("TCP, 10 backends, first one idle", TCP, Warm, vip(1), tcp(0)),
+        scenario("TCP, 100,000 backends", TCP, Warm, vip(2), None),
+        scenario("TCP, not a Service", TCP, Warm, SocketAddrV4::new(server.addresses().v4, 8080), None),
     ];
 
     let mut minimal = load_minimal(minimal_object, &datapath)?;
@@ -189,19 +197,23 @@ fn run(
     scenario: &Scenario,
     dialler: &mut Dialler,
 ) -> Result<f64> {
+    let count = match scenario.caches {
+        Caches::Warm => RUNS,
+        Caches::Cold => RUNS / 10,
+    };
     let before = find(minimal, datapath, name)?.info()?;
     let answer = match scenario.protocol {
-        TCP => dialler.tcp(&[scenario.to], RUNS)?,
-        _ => dialler.udp(&[scenario.to], RUNS)?,
+        TCP => dialler.tcp(&[scenario.to], count, scenario.caches)?,
+        _ => dialler.udp(&[scenario.to], count, scenario.caches)?,
     };
     let after = find(minimal, datapath, name)?.info()?;
     let runs = after.run_count() - before.run_count();
     ensure!(
-        runs == RUNS as u64,
-        "{name} ran {runs} times in {RUNS} connects: this kernel does not count as expected"
+        runs == count as u64,
+        "{name} ran {runs} times in {count} connects: this kernel does not count as expected"
     );
     // An unconnected UDP socket to a Service that no program translates still connects: it finds no route.
-    let expected_to_fail = name == "empty" && scenario.name != "UDP, not a Service";
+    let expected_to_fail = name == "empty" && !scenario.name.ends_with("not a Service");
     ensure!(expected_to_fail || answer.failed.is_empty(), "{name}, {}: {:?}", scenario.name, answer.failed.first());
     Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
 }
@@ -238,7 +250,7 @@ fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Resu
             });
         }
     }
-    for protocol in ["UDP", "TCP"] {
+    for protocol in ["UDP", "TCP", "UDP, cold"] {
         let (many, few) =
             (format!("{protocol}, 100,000 backends"), format!("{protocol}, 10 backends, all compared"));
         for program in &PROGRAMS[..4] {

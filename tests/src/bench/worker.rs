@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    hint::black_box,
     io::{self, BufRead as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::OwnedFd,
@@ -40,6 +41,8 @@ pub enum Command {
         to: Vec<SocketAddrV4>,
         /// How often.
         count: usize,
+        /// What is in the caches.
+        caches: Caches,
     },
     /// Connect UDP sockets so often; nothing is sent.
     Udp {
@@ -47,8 +50,22 @@ pub enum Command {
         to: Vec<SocketAddrV4>,
         /// How often.
         count: usize,
+        /// What is in the caches.
+        caches: Caches,
     },
 }
+
+/// What is in the CPU's caches when connect() is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Caches {
+    /// What the connect before left there: the best case, of an application that does nothing else.
+    Warm,
+    /// Something else: the application has just worked through [`FOREIGN`] bytes of its own.
+    Cold,
+}
+
+/// More than the caches that belong to one CPU hold.
+const FOREIGN: usize = 6 << 20;
 
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -75,8 +92,8 @@ pub fn dial() -> Result<()> {
                 fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| cgroup.display().to_string())?;
                 Answer::default()
             }
-            Command::Tcp { to, count } => run(&to, count, SocketType::STREAM)?,
-            Command::Udp { to, count } => run(&to, count, SocketType::DGRAM)?,
+            Command::Tcp { to, count, caches } => run(&to, count, SocketType::STREAM, caches)?,
+            Command::Udp { to, count, caches } => run(&to, count, SocketType::DGRAM, caches)?,
         };
         serde_json::to_writer(&mut stdout, &answer)?;
         stdout.write_all(b"\n")?;
@@ -85,8 +102,9 @@ pub fn dial() -> Result<()> {
     Ok(())
 }
 
-fn run(to: &[SocketAddrV4], count: usize, kind: SocketType) -> Result<Answer> {
+fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, caches: Caches) -> Result<Answer> {
     let mut answer = Answer { connect_ns: Vec::with_capacity(count), ..Answer::default() };
+    let mut foreign = vec![1_u64; if caches == Caches::Cold { FOREIGN / 8 } else { 0 }];
     let begun = Instant::now();
     for addr in to.iter().cycle().take(count) {
         let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).context("socket")?;
@@ -94,6 +112,8 @@ fn run(to: &[SocketAddrV4], count: usize, kind: SocketType) -> Result<Answer> {
             // close() resets: no TIME_WAIT, which would use up the ports.
             sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
         }
+        // A word of each line, changed.
+        foreign.iter_mut().step_by(8).for_each(|word| *word = black_box(*word + 1));
         let before = Instant::now();
         let result = connect(&socket, addr);
         let took = before.elapsed();
