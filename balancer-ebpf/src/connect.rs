@@ -3,6 +3,7 @@
 use aya_ebpf::{
     helpers::generated::bpf_get_current_pid_tgid, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
+use aya_log_ebpf::{debug, warn};
 use balancer_common::{
     abi::{FrontendKey, MPTCP, PassReason, Phase, TCP, UDP},
     addr::{Ip, PortBe},
@@ -111,6 +112,10 @@ fn forget(ctx: &SockAddrContext) {
 fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Option<Choice> {
     let socket = SOCKETS.get_or_insert_ptr_mut(ctx, None);
     if socket.is_null() {
+        warn!(
+            ctx,
+            "no memory for the state of a socket: connect to service {} passed through", choice.service
+        );
         account::passed(choice.service, PassReason::NoSocketState);
         return None;
     }
@@ -145,5 +150,6 @@ fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Opti
         (&raw mut (*socket).phase).write_volatile(phase as u32);
     }
     account::opened(&choice, phase);
+    debug!(ctx, "connect to service {} sent to backend {}", choice.service, choice.backend);
     Some(choice)
 }

@@ -1,13 +1,19 @@
 //! The balancer agent and its command line.
+//!
+//! Dependencies point one way: `cli` and `agent` use everything; `model` is pure and knows neither a
+//! Kubernetes client nor aya; `datapath` alone uses aya; `source` alone talks to Kubernetes.
 
+pub mod agent;
 pub mod cli;
 pub mod datapath;
 pub mod evenness;
 pub mod handshake;
+pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod model;
+pub mod node;
 pub mod reconcile;
 pub mod sockets;
 pub mod source;
-pub mod unwired;
 pub mod view;

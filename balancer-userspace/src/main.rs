@@ -1,7 +1,7 @@
 //! `balancer`: the agent of a node and its command line.
 
-use balancer_userspace::cli;
+use balancer_userspace::{cli, node::ThisNode};
 
 fn main() -> cli::exit::Exit {
-    cli::main(&balancer_userspace::unwired::Unwired)
+    cli::main(&ThisNode)
 }

@@ -3,11 +3,12 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use aya::{programs::ProgramType, sys::is_program_supported};
 
 /// Where bpffs is expected, and mounted if it is not.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// Root, cgroup2, namespaces and a mounted bpffs.
+/// Root, iproute2, cgroup2, a mounted bpffs and a kernel that runs our kinds of programs.
 ///
 /// # Panics
 ///
@@ -22,12 +23,18 @@ pub fn require_kernel() {
 /// Like [`require_kernel`], for callers that report errors themselves. Mounts bpffs where it is missing.
 pub fn check() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "not root: run as root (or under sudo -E)");
-    for tool in ["ip", "iptables"] {
-        let found = Command::new(tool).arg("-V").output().is_ok_and(|output| output.status.success());
-        ensure!(found, "`{tool}` does not run: install iproute2 and iptables");
-    }
+    let found = Command::new("ip").arg("-V").output().is_ok_and(|output| output.status.success());
+    ensure!(found, "`ip` does not run: install iproute2");
     cgroup2()?;
     mount_bpffs()?;
+    for kind in [ProgramType::CgroupSockAddr, ProgramType::SockOps] {
+        let supported =
+            is_program_supported(kind).with_context(|| format!("probing for {kind:?} programs"))?;
+        ensure!(
+            supported,
+            "the kernel runs no {kind:?} programs: it needs CONFIG_CGROUP_BPF, and bpf() must be allowed"
+        );
+    }
     ensure!(
         Path::new("/sys/kernel/btf/vmlinux").exists(),
         "the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF"

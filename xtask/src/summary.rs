@@ -93,11 +93,13 @@ pub fn of_libtest(line: &str) -> Option<Summary> {
     Some(summary)
 }
 
-/// The tests of one package in nextest's list for people: a line with the binary (`package` or
-/// `package::binary`), then its tests indented.
-pub fn names(list: &str, package: &str) -> Vec<String> {
+/// The integration tests of one package in nextest's list for people: a line with the binary, then its
+/// tests indented. Such a binary is called `package::name`; `package` and `package::bin/name` hold unit
+/// tests.
+pub fn integration_tests(list: &str, package: &str) -> Vec<String> {
     let is_its = |binary: &str| {
-        binary.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        let name = binary.strip_prefix(package).and_then(|rest| rest.strip_prefix("::"));
+        name.is_some_and(|name| !name.contains('/'))
     };
     let mut binary = None;
     let mut names = Vec::new();
@@ -180,8 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn lists_the_tests_of_one_package_with_their_binary() {
-        let list = "it:\n    zero\nit::udp:\n    one\n    deep::two\nits::bin/it:\n    three\n";
-        assert_eq!(names(list, "it"), ["it zero", "it::udp one", "it::udp deep::two"]);
+    fn lists_the_integration_tests_of_one_package() {
+        let list =
+            "it:\n    unit\nit::udp:\n    one\n    deep::two\nit::bin/x:\n    unit\nits::tcp:\n    other\n";
+        assert_eq!(integration_tests(list, "it"), ["it::udp one", "it::udp deep::two"]);
     }
 }

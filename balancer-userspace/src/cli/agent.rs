@@ -201,4 +201,17 @@ mod tests {
             assert!(Cli::try_parse_from(argv).is_err(), "{line}");
         }
     }
+    #[test]
+    fn every_flag_has_its_variable() {
+        let command = crate::cli::command();
+        let flags = command.find_subcommand("agent").unwrap().get_arguments();
+        for (long, arg) in flags.filter_map(|arg| Some((arg.get_long()?, arg))) {
+            if ["help", "version"].contains(&long) {
+                continue;
+            }
+            let own = format!("BALANCER_{}", long.to_ascii_uppercase().replace('-', "_"));
+            let variable = arg.get_env().unwrap_or_default().to_str().unwrap();
+            assert!(variable == own || (long == "node" && variable == "NODE_NAME"), "--{long}: {variable}");
+        }
+    }
 }

@@ -77,7 +77,7 @@ pub fn run(args: &BackendsArgs, context: &mut Context<'_>) -> Result<Exit, Failu
         context.print_document(format, &Document::of(Kind::Backends, &snapshot, items))?;
         return Ok(Exit::Ok);
     }
-    context.warn(&snapshot.agent);
+    context.warn(&snapshot);
     if backends.is_empty() {
         context.note(selected.hint.as_deref().unwrap_or("no backend matches"));
         return Ok(Exit::Ok);

@@ -25,7 +25,10 @@ pub fn parse(command: Command, name: &str, argv: &[OsString]) -> Result<ArgMatch
     // The same arguments parsed before: what fails now is a value from the file.
     command.try_get_matches_from(argv).map_err(|error| {
         let text = error.render().to_string();
-        let text = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
+        // The message proper; usage and a pointer to --help follow after a blank line.
+        let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let text = lines.join(" ");
+        let text = text.trim_start_matches("error: ");
         ConfigError::File(Failure::usage(format!("{}: {text}", file.display())))
     })
 }

@@ -12,7 +12,7 @@ use super::{
     term::{Ink, Output, Palette, safe},
     warnings::warnings,
 };
-use crate::view::{AgentView, Snapshot};
+use crate::view::Snapshot;
 
 /// The reader of the output has closed it. Not a failure: it had enough.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +81,8 @@ impl<'a> Context<'a> {
     }
 
     /// Prints what a user should know of the agent to standard error.
-    pub fn warn(&mut self, agent: &AgentView) {
-        let text = warning_lines(agent, self.stderr_palette);
+    pub fn warn(&mut self, snapshot: &Snapshot) {
+        let text = warning_lines(snapshot, self.stderr_palette);
         // Standard error may be closed; the output is worth more than the warning.
         let _ = self.streams.stderr.write_all(text.as_bytes());
     }
@@ -108,9 +108,9 @@ impl<'a> Context<'a> {
 }
 
 /// The warnings of [`warnings`], a line each.
-pub fn warning_lines(agent: &AgentView, palette: Palette) -> String {
+pub fn warning_lines(snapshot: &Snapshot, palette: Palette) -> String {
     let mut text = String::new();
-    for warning in warnings(agent) {
+    for warning in warnings(snapshot) {
         palette.paint(&mut text, Ink::Warn, "warning:");
         text.push(' ');
         text.push_str(&safe(&warning.message));

@@ -40,6 +40,10 @@ impl Node for Fake {
     fn check(&self, _: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
         Ok(fixture::check(probe))
     }
+    fn probe(&self, _: &Path) -> Result<String, Failure> {
+        Ok("works".to_owned())
+    }
+
     fn detach(&self, _: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
         match mode {
             DetachMode::Remove => {
@@ -100,6 +104,39 @@ fn services_and_backends() {
     check("backends", "backends -A");
     check("backends-wide", "backends --node node-b -o wide");
     check("backends-json", "backends dns -o json");
+}
+
+#[test]
+fn connections() {
+    check("connections", "connections");
+    check("connections-wide", "connections web --removed -o wide");
+    check("connections-json", "connections web --pid 99 -o json");
+    let (exit, stdout, stderr) = on(fixture::snapshot(), "connections -n shop");
+    assert_eq!((exit, stdout.as_str(), stderr.as_str()), (Exit::Ok, "", "no open connection matches\n"));
+}
+
+#[test]
+fn explanations() {
+    check("explain", "explain web");
+    check("explain-wide", "explain 10.96.0.1 -o wide");
+    check("explain-json", "explain web:http -o json");
+    check("explain-pass", "explain 192.0.2.1:443");
+    check("explain-udp", "explain 10.96.0.10:53");
+    let (exit, stdout, stderr) = on(fixture::snapshot(), "explain 192.0.2.1");
+    assert_eq!((exit, stdout.as_str()), (Exit::Ok, ""));
+    assert!(
+        stderr.starts_with("no Service port that is balanced here has the address 192.0.2.1"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn reports() {
+    check("check", "check");
+    check("check-json", "check --no-probe -o json");
+    check("detach", "detach");
+    check("detach-dry-run", "detach --dry-run");
+    check("detach-json", "detach --force -o json");
 }
 
 #[test]
@@ -280,4 +317,63 @@ fn completions_and_manual_pages_know_every_command() {
 #[test]
 fn the_command_line_is_consistent() {
     super::command().debug_assert();
+}
+
+#[test]
+fn yaml_says_what_json_says() {
+    let mut snapshot = fixture::snapshot();
+    for (service, text) in
+        snapshot.services.iter_mut().zip(["off", "0x1f", "a: b # c", "\u{1b}[2J\n- \"x\" \u{202e}"])
+    {
+        service.problem = Some(text.to_owned());
+    }
+    for line in ["stats -A", "services -A", "connections", "explain web", "check", "detach --dry-run"] {
+        let (_, json, _) = on(snapshot.clone(), &format!("{line} -o json"));
+        let (_, yaml, _) = on(snapshot.clone(), &format!("{line} -o yaml"));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let yaml: serde_json::Value =
+            serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}: {yaml}"));
+        assert_eq!(json, yaml, "{line}");
+    }
+}
+
+/// Every object key in a document, at any depth.
+fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                found.insert(key.clone());
+                keys(value, found);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_of_every_document_is_documented() {
+    let manual = include_str!("../../../docs/output.md");
+    let mut fields = std::collections::BTreeSet::new();
+    for line in
+        ["stats -A", "services -A", "backends -A", "connections", "explain web", "check", "detach --dry-run"]
+    {
+        let (_, stdout, _) = on(fixture::snapshot(), &format!("{line} -o json"));
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let kind = document["kind"].as_str().unwrap();
+        assert!(manual.contains(&format!("\n## {kind}\n")), "docs/output.md has no section {kind}");
+        keys(&document, &mut fields);
+    }
+    for field in fields {
+        assert!(manual.contains(&format!("`{field}`")), "docs/output.md does not mention {field}");
+    }
+}
+
+#[test]
+fn the_manual_and_the_help_agree_on_exit_codes() {
+    let manual = include_str!("../../../docs/output.md");
+    for line in super::exit::EXIT_CODES.lines().skip(1) {
+        let (code, meaning) = line.trim().split_once("  ").unwrap();
+        assert!(manual.contains(&format!("| {code} | {meaning} |")), "docs/output.md lacks: {line}");
+    }
 }

@@ -5,11 +5,15 @@
 
 pub mod agent;
 pub mod backends;
+pub mod check;
 mod columns;
 pub mod completions;
 pub mod config;
+pub mod connections;
 mod context;
+pub mod detach;
 pub mod exit;
+pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
@@ -57,7 +61,7 @@ pub struct Cli {
     pub pins: PathBuf,
 
     /// When to colour the output
-    #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
+    #[arg(long, value_name = "WHEN", global = true, default_value = "auto", display_order = 901)]
     pub color: ColorChoice,
 
     /// What to do.
@@ -76,6 +80,17 @@ pub enum Command {
     Services(services::ServicesArgs),
     /// List the backends of Service ports
     Backends(backends::BackendsArgs),
+    /// List the open connections that were balanced, with the processes that hold them
+    Connections(connections::ConnectionsArgs),
+    /// Say what a connect from here to an address or a Service would do, and why
+    Explain(explain::ExplainArgs),
+    /// Check that all is right on this node: kernel, mounts, attachment, lease, tables and a real connect
+    Check(check::CheckArgs),
+    /// Remove all that is balancer's from this node; open connections live on
+    Detach(detach::DetachArgs),
+    /// Make the self-probe's connects from this process
+    #[command(hide = true)]
+    Probe,
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write the manual pages
@@ -101,12 +116,12 @@ fn hide_env_values(command: clap::Command) -> clap::Command {
 /// Runs the process's command line on a node.
 pub fn main(node: &dyn Node) -> Exit {
     let kind = |is_terminal| if is_terminal { Output::Terminal } else { Output::Other };
-    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
     let streams = Streams {
         stdout_kind: kind(stdout.is_terminal()),
         stderr_kind: kind(stderr.is_terminal()),
-        stdout: &mut stdout.lock(),
-        stderr: &mut std::io::stderr(),
+        stdout: &mut stdout,
+        stderr: &mut stderr,
     };
     run(std::env::args_os().collect(), node, streams)
 }
@@ -153,6 +168,15 @@ fn dispatch(command: Command, context: &mut Context<'_>) -> Result<Exit, Failure
         Command::Stats(args) => stats::run(&args, context),
         Command::Services(args) => services::run(&args, context),
         Command::Backends(args) => backends::run(&args, context),
+        Command::Connections(args) => connections::run(&args, context),
+        Command::Explain(args) => explain::run(&args, context),
+        Command::Check(args) => check::run(&args, context),
+        Command::Detach(args) => detach::run(&args, context),
+        Command::Probe => {
+            let outcome = context.node().probe(context.pins())?;
+            context.print(&format!("{outcome}\n"))?;
+            Ok(Exit::Ok)
+        }
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),
     }

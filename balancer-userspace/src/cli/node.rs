@@ -30,6 +30,10 @@ pub trait Node {
     /// Looks at all that must be right for connects to be balanced. What is wrong is in the report.
     fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure>;
 
+    /// Makes the self-probe's connects from this process and says in a word how they went; for `check`,
+    /// which cannot move itself to another cgroup.
+    fn probe(&self, pins: &Path) -> Result<String, Failure>;
+
     /// Removes all that is ours from the node, or says what it would remove.
     fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure>;
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use clap::Args;
 
 use super::{exit::Failure, nearest::nearest};
-use crate::view::{ServiceView, Snapshot};
+use crate::view::{Connection, ServiceView, Snapshot};
 
 /// The namespace that is meant where none is named, as with kubectl.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -88,6 +88,11 @@ pub struct Selected<'a> {
 }
 
 impl Scope {
+    /// A scope from its parts.
+    pub fn new(service: Option<ServiceQuery>, namespaces: Namespaces) -> Self {
+        Self { service, namespaces }
+    }
+
     /// The namespace that is meant; `None` for all.
     pub fn namespace(&self) -> Result<Option<&str>, Failure> {
         let named = self.service.as_ref().and_then(|query| query.namespace.as_deref());
@@ -102,11 +107,11 @@ impl Scope {
         }
     }
 
-    /// Whether `service` is meant.
-    pub fn matches(&self, service: &ServiceView) -> Result<bool, Failure> {
+    /// Whether a Service port of this name is meant.
+    pub fn matches(&self, port: PortName<'_>) -> Result<bool, Failure> {
         let namespace = self.namespace()?;
-        Ok(namespace.is_none_or(|namespace| &*service.namespace == namespace)
-            && self.service.as_ref().is_none_or(|query| query.matches_name(service)))
+        Ok(namespace.is_none_or(|namespace| port.namespace == namespace)
+            && self.service.as_ref().is_none_or(|query| query.matches(port)))
     }
 
     /// The Services that are meant. A Service that is named and does not exist is a [`Failure::problem`].
@@ -114,7 +119,7 @@ impl Scope {
         let namespace = self.namespace()?;
         let mut services = Vec::new();
         for service in &snapshot.services {
-            if self.matches(service)? {
+            if self.matches(service.into())? {
                 services.push(service);
             }
         }
@@ -129,11 +134,47 @@ impl Scope {
 }
 
 impl ServiceQuery {
-    fn matches_name(&self, service: &ServiceView) -> bool {
-        self.name == *service.name
-            && self.port.as_ref().is_none_or(|port| {
-                **port == *service.port_name || port.parse() == Ok(service.frontend.port())
-            })
+    fn matches(&self, port: PortName<'_>) -> bool {
+        self.name == port.service
+            && self
+                .port
+                .as_ref()
+                .is_none_or(|wanted| wanted == port.name || wanted.parse() == Ok(port.number))
+    }
+}
+
+/// What a Service port is called.
+#[derive(Clone, Copy, Debug)]
+pub struct PortName<'a> {
+    /// Namespace of the Service.
+    pub namespace: &'a str,
+    /// Name of the Service.
+    pub service: &'a str,
+    /// Port name; empty for an unnamed port.
+    pub name: &'a str,
+    /// Port number.
+    pub number: u16,
+}
+
+impl<'a> From<&'a ServiceView> for PortName<'a> {
+    fn from(service: &'a ServiceView) -> Self {
+        Self {
+            namespace: &service.namespace,
+            service: &service.name,
+            name: &service.port_name,
+            number: service.frontend.port(),
+        }
+    }
+}
+
+impl<'a> From<&'a Connection> for PortName<'a> {
+    fn from(connection: &'a Connection) -> Self {
+        Self {
+            namespace: &connection.namespace,
+            service: &connection.service,
+            name: &connection.port_name,
+            number: connection.frontend.port(),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub fn run(args: &ServicesArgs, context: &mut Context<'_>) -> Result<Exit, Failu
         context.print_document(format, &Document::of(Kind::Services, &snapshot, items))?;
         return Ok(Exit::Ok);
     }
-    context.warn(&snapshot.agent);
+    context.warn(&snapshot);
     if let Some(hint) = &selected.hint {
         context.note(hint);
         return Ok(Exit::Ok);

@@ -86,7 +86,7 @@ pub fn run(args: &StatsArgs, context: &mut Context<'_>) -> Result<Exit, Failure>
         }
         let mut out = String::new();
         match frame {
-            Frame::Single => context.warn(&snapshot.agent),
+            Frame::Single => context.warn(&snapshot),
             Frame::Watched { number, interval } => {
                 if number > 0 && context.stdout_kind() == super::term::Output::Other {
                     out.push('\n');
@@ -96,7 +96,7 @@ pub fn run(args: &StatsArgs, context: &mut Context<'_>) -> Result<Exit, Failure>
                     format!("{now}  node {}  every {}", safe(&snapshot.agent.node), text::duration(interval));
                 context.palette().paint(&mut out, Ink::Dim, &title);
                 out.push('\n');
-                out.push_str(&warning_lines(&snapshot.agent, context.palette()));
+                out.push_str(&warning_lines(&snapshot, context.palette()));
             }
         }
         match (&selected.hint, frame) {

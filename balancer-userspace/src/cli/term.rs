@@ -1,6 +1,6 @@
 //! Colours, and text that is safe to show.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, ffi::OsString, fmt::Write as _};
 
 use clap::ValueEnum;
 
@@ -19,14 +19,18 @@ pub enum ColorChoice {
 impl ColorChoice {
     /// Settles the choice for an output, by <https://no-color.org>.
     pub fn palette(self, output: Output) -> Palette {
+        self.palette_in(output, |name| std::env::var_os(name))
+    }
+
+    fn palette_in(self, output: Output, variable: impl Fn(&str) -> Option<OsString>) -> Palette {
         let unwanted = || {
-            std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-                || std::env::var_os("TERM").is_some_and(|value| value == "dumb")
+            variable("NO_COLOR").is_some_and(|value| !value.is_empty())
+                || variable("TERM").is_some_and(|value| value == "dumb")
         };
         match (self, output) {
             (Self::Always, _) => Palette::Colour,
             (Self::Auto, Output::Terminal) if !unwanted() => Palette::Colour,
-            _ => Palette::Plain,
+            (Self::Auto, _) | (Self::Never, _) => Palette::Plain,
         }
     }
 }
@@ -129,10 +133,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_coloured_only_on_demand() {
-        assert_eq!(ColorChoice::Auto.palette(Output::Other), Palette::Plain);
-        assert_eq!(ColorChoice::Always.palette(Output::Other), Palette::Colour);
-        assert_eq!(ColorChoice::Never.palette(Output::Terminal), Palette::Plain);
+    fn colour_is_for_terminals_that_want_it() {
+        let check = |choice: ColorChoice, output, set: &[(&str, &str)], expect| {
+            let variable =
+                |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+            assert_eq!(choice.palette_in(output, variable), expect, "{choice:?} {output:?} {set:?}");
+        };
+        check(ColorChoice::Auto, Output::Terminal, &[], Palette::Colour);
+        check(ColorChoice::Auto, Output::Terminal, &[("NO_COLOR", "")], Palette::Colour);
+        check(ColorChoice::Auto, Output::Terminal, &[("NO_COLOR", "1")], Palette::Plain);
+        check(ColorChoice::Auto, Output::Terminal, &[("TERM", "dumb")], Palette::Plain);
+        check(ColorChoice::Auto, Output::Other, &[("TERM", "xterm")], Palette::Plain);
+        check(ColorChoice::Always, Output::Other, &[("NO_COLOR", "1")], Palette::Colour);
+        check(ColorChoice::Never, Output::Terminal, &[], Palette::Plain);
     }
 
     #[test]

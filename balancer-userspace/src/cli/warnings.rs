@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::text;
-use crate::view::{AgentView, Lease, Liveness};
+use crate::view::{Lease, Liveness, MapFill, Snapshot};
 
 /// How long the source may be out of touch before it is worth a word. A watch is renewed within 5 minutes.
 const CONTACT_LIMIT: Duration = Duration::from_secs(600);
@@ -17,8 +17,9 @@ pub struct Warning {
     pub message: String,
 }
 
-/// Everything to know of the agent, worst first.
-pub fn warnings(agent: &AgentView) -> Vec<Warning> {
+/// Everything to know of the agent and its tables, worst first.
+pub fn warnings(snapshot: &Snapshot) -> Vec<Warning> {
+    let agent = &snapshot.agent;
     let mut warnings = Vec::new();
     let mut warn = |code, message| warnings.push(Warning { code, message });
     if agent.liveness == Liveness::Dead {
@@ -75,7 +76,21 @@ pub fn warnings(agent: &AgentView) -> Vec<Warning> {
             ),
         );
     }
+    for fill in snapshot.maps.iter().filter(|fill| is_nearly_full(fill)) {
+        warn(
+            "map-nearly-full",
+            format!(
+                "{} holds {} of {} entries: what does not fit is not balanced; raise --{}",
+                fill.name, fill.used, fill.capacity, fill.flag,
+            ),
+        );
+    }
     warnings
+}
+
+/// From 90% on. The map of clients is a cache: it is full in the normal course of things, and forgets the oldest.
+fn is_nearly_full(fill: &MapFill) -> bool {
+    fill.name != "CLIENTS" && fill.used.saturating_mul(10) >= fill.capacity.saturating_mul(9)
 }
 
 #[cfg(test)]
@@ -83,37 +98,50 @@ mod tests {
     use super::*;
     use crate::cli::fixture;
 
+    fn codes(snapshot: &Snapshot) -> Vec<&'static str> {
+        warnings(snapshot).into_iter().map(|warning| warning.code).collect()
+    }
+
     #[track_caller]
-    fn check(change: impl FnOnce(&mut AgentView), codes: &[&str]) {
-        let mut agent = fixture::agent();
-        change(&mut agent);
-        let found: Vec<_> = warnings(&agent).into_iter().map(|warning| warning.code).collect();
-        assert_eq!(found, codes);
+    fn check(change: impl FnOnce(&mut Snapshot), expect: &[&str]) {
+        let mut snapshot = fixture::snapshot();
+        change(&mut snapshot);
+        assert_eq!(codes(&snapshot), expect);
+        let manual = include_str!("../../../docs/output.md");
+        for code in expect {
+            assert!(manual.contains(&format!("`{code}`")), "docs/output.md does not mention {code}");
+        }
     }
 
     #[test]
     fn each_trouble_has_its_code() {
         check(|_| {}, &[]);
-        check(|agent| agent.lease = Lease::Endless, &[]);
-        check(|agent| agent.liveness = Liveness::Dead, &["agent-dead"]);
-        check(|agent| agent.lease = Lease::Lapsed(Duration::from_secs(9)), &["lease-lapsed"]);
-        check(|agent| agent.lease = Lease::Never, &["lease-never-taken"]);
-        check(|agent| agent.synced = None, &["not-synced"]);
-        check(|agent| agent.contact = Some(Duration::from_secs(601)), &["source-silent"]);
-        check(|agent| agent.skipped = 2, &["objects-skipped"]);
+        check(|it| it.agent.lease = Lease::Endless, &[]);
+        check(|it| it.agent.liveness = Liveness::Dead, &["agent-dead"]);
+        check(|it| it.agent.lease = Lease::Lapsed(Duration::from_secs(9)), &["lease-lapsed"]);
+        check(|it| it.agent.lease = Lease::Never, &["lease-never-taken"]);
+        check(|it| it.agent.synced = None, &["not-synced"]);
+        check(|it| it.agent.contact = Some(Duration::from_secs(601)), &["source-silent"]);
+        check(|it| it.agent.skipped = 2, &["objects-skipped"]);
+        check(|it| it.maps[0].used = it.maps[0].capacity / 10 * 9, &[]);
+        check(|it| it.maps[0].used = it.maps[0].capacity - 1, &["map-nearly-full"]);
+        check(|it| it.maps[0] = MapFill { name: "CLIENTS", used: 9, capacity: 9, flag: "max-clients" }, &[]);
     }
 
     #[test]
     fn a_dead_agent_is_told_with_what_follows() {
-        let mut agent = fixture::agent();
-        agent.liveness = Liveness::Dead;
-        agent.lease = Lease::Valid(Duration::from_secs(41));
-        assert!(warnings(&agent)[0].message.contains("another 41s"));
-        agent.lease = Lease::Endless;
-        assert!(warnings(&agent)[0].message.contains("never lapses"));
-        agent.lease = Lease::Lapsed(Duration::from_secs(100));
-        agent.contact = Some(Duration::from_secs(10_000));
-        let codes: Vec<_> = warnings(&agent).into_iter().map(|warning| warning.code).collect();
-        assert_eq!(codes, ["agent-dead", "lease-lapsed"], "a dead agent's contact says nothing more");
+        let mut snapshot = fixture::snapshot();
+        snapshot.agent.liveness = Liveness::Dead;
+        snapshot.agent.lease = Lease::Valid(Duration::from_secs(41));
+        assert!(warnings(&snapshot)[0].message.contains("another 41s"));
+        snapshot.agent.lease = Lease::Endless;
+        assert!(warnings(&snapshot)[0].message.contains("never lapses"));
+        snapshot.agent.lease = Lease::Lapsed(Duration::from_secs(100));
+        snapshot.agent.contact = Some(Duration::from_secs(10_000));
+        assert_eq!(
+            codes(&snapshot),
+            ["agent-dead", "lease-lapsed"],
+            "a dead agent's contact says nothing more"
+        );
     }
 }

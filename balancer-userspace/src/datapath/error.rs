@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-/// An error of the data path.
+/// An error of the data path. Its text is whole: causes are in it, not behind it.
 #[derive(Debug, Error)]
 pub enum DatapathError {
     /// Nothing is pinned.
@@ -81,36 +81,33 @@ pub enum DatapathError {
         flag: &'static str,
     },
     /// A program was refused.
-    #[error("the kernel refused program {program}: {source}")]
+    #[error("the kernel refused program {program}: {cause}")]
     Program {
         /// Program name.
         program: String,
         /// What aya says; the verifier's log is in it.
-        #[source]
-        source: Box<aya::programs::ProgramError>,
+        cause: Box<aya::programs::ProgramError>,
     },
     /// The object could not be loaded.
     #[error("the eBPF object could not be loaded: {0}")]
     Object(#[from] Box<aya::EbpfError>),
     /// A map operation failed.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {cause}")]
     Map {
         /// Map name.
         map: &'static str,
         /// What aya says.
-        #[source]
-        source: Box<aya::maps::MapError>,
+        cause: Box<aya::maps::MapError>,
     },
     /// A file or a system call failed.
-    #[error("{what} {}: {source}", path.display())]
+    #[error("{what} {}: {cause}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
         /// On what.
         path: PathBuf,
         /// What the kernel says.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -118,9 +115,9 @@ impl DatapathError {
     /// Names what was tried, and on what; a refusal for want of rights is a [`DatapathError::Permission`].
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| match source.kind() {
+        move |cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => Self::Permission(path),
-            _ => Self::Io { what, path, source },
+            _ => Self::Io { what, path, cause },
         }
     }
 }

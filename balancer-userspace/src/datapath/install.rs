@@ -156,7 +156,7 @@ fn object_error(error: EbpfError) -> DatapathError {
 
 /// Has the kernel verify a program.
 fn verify(object: &mut Ebpf, name: &str) -> Result<OwnedFd, DatapathError> {
-    let failed = |source| DatapathError::Program { program: name.into(), source: Box::new(source) };
+    let failed = |cause| DatapathError::Program { program: name.into(), cause: Box::new(cause) };
     let program =
         object.program_mut(name).ok_or_else(|| DatapathError::Object(Box::new(EbpfError::NoBTF)))?;
     match program {
@@ -217,47 +217,66 @@ fn attach(
     Ok(Attached::Replaced)
 }
 
+/// Whether [`detach`] acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It does.
+    Act,
+    /// It only says what it would do.
+    DryRun,
+}
+
+/// What [`detach`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detached {
+    /// Pins that are gone, or would be.
+    pub removed: Vec<PathBuf>,
+    /// What stands beside them and is not ours.
+    pub kept: Vec<PathBuf>,
+}
+
 /// Removes everything that is ours: links first, so that nothing is translated that is not counted.
 ///
-/// Touches nothing but what this and other layout versions pin; `links` and `maps` directories that hold
-/// something else are left, and named in the answer with whatever was removed.
+/// Touches nothing but what this and other layout versions pin.
 ///
 /// # Errors
 /// [`DatapathError::NotInstalled`] if there is nothing, or what stands in the way.
-pub fn detach(pins: &Pins) -> Result<Vec<PathBuf>, DatapathError> {
+pub fn detach(pins: &Pins, removal: Removal) -> Result<Detached, DatapathError> {
     if !pins.root().exists() {
         return Err(DatapathError::NotInstalled(pins.root().into()));
     }
-    let mut removed = Vec::new();
-    for hook in HOOKS.iter().rev() {
-        remove(&pins.link(hook.name), &mut removed)?;
-    }
-    for spec in &MAPS {
-        remove(&pins.map(spec.name), &mut removed)?;
-    }
-    for other in pins.other_versions() {
-        remove_tree(&other)?;
-        removed.push(other);
-    }
+    let links = HOOKS.iter().rev().map(|hook| pins.link(hook.name));
+    let maps = MAPS.iter().map(|spec| pins.map(spec.name));
+    let ours: Vec<PathBuf> = links.chain(maps).filter(|path| path.exists()).collect();
+    let others = pins.other_versions();
     let version = pins.version();
-    for directory in [version.join("links"), version.join("maps"), version, pins.root().into()] {
-        match fs::remove_dir(&directory) {
-            Ok(()) => {}
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
-            Err(error) => return Err(DatapathError::io("cannot remove directory", directory)(error)),
+    let directories = [version.join("links"), version.join("maps"), version, pins.root().into()];
+    let kept = directories
+        .iter()
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| !ours.contains(path) && !others.contains(path) && !directories.contains(path))
+        .collect();
+    if removal == Removal::Act {
+        for path in &ours {
+            fs::remove_file(path).map_err(DatapathError::io("cannot remove", path))?;
+        }
+        for other in &others {
+            remove_tree(other)?;
+        }
+        for directory in directories {
+            match fs::remove_dir(&directory) {
+                Ok(()) => {}
+                // Somebody else's files are in it, or it was never made.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                }
+                Err(error) => return Err(DatapathError::io("cannot remove directory", directory)(error)),
+            }
         }
     }
-    Ok(removed)
-}
-
-fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), DatapathError> {
-    match fs::remove_file(path) {
-        Ok(()) => removed.push(path.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(DatapathError::io("cannot remove", path)(error)),
-    }
-    Ok(())
+    Ok(Detached { removed: ours.into_iter().chain(others).collect(), kept })
 }
 
 /// Removes a version's directory. bpffs holds nothing but pins and directories.

@@ -59,7 +59,7 @@ pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
         let info = rustix::fs::statfs(&found)
             .map_err(io::Error::from)
             .map_err(DatapathError::io("cannot open cgroup", asked))?;
-        if info.f_type as i64 != CGROUP2_SUPER_MAGIC || !found.is_dir() {
+        if info.f_type != CGROUP2_SUPER_MAGIC || !found.is_dir() {
             let mounts: Vec<_> = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
             let mounts = if mounts.is_empty() { "nowhere".into() } else { mounts.join(", ") };
             return Err(DatapathError::NotCgroup2 { path: asked.into(), mounts });
@@ -74,7 +74,7 @@ pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
     if in_cgroup_namespace() {
         let through_init =
             Path::new("/proc/1/root").join(mount.target.strip_prefix("/").unwrap_or(&mount.target));
-        if rustix::fs::statfs(&through_init).is_ok_and(|info| info.f_type as i64 == CGROUP2_SUPER_MAGIC) {
+        if rustix::fs::statfs(&through_init).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC) {
             return Ok(through_init);
         }
     }
@@ -96,7 +96,7 @@ fn in_cgroup_namespace() -> bool {
 pub fn find_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find_map(|ancestor| rustix::fs::statfs(ancestor).ok())
-        .is_some_and(|info| info.f_type as i64 == BPF_FS_MAGIC)
+        .is_some_and(|info| info.f_type == BPF_FS_MAGIC)
 }
 
 /// Mounts a bpf file system at `/sys/fs/bpf` if `path` is to be there and nothing is mounted yet.

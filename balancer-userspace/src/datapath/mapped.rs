@@ -99,9 +99,9 @@ impl<T: bytemuck::Pod> MappedArray<T> {
     /// A copy of value `index`; `None` outside of the map.
     pub fn get(&self, index: u32) -> Option<T> {
         let mut value = T::zeroed();
-        let bytes = bytemuck::bytes_of_mut(&mut value);
-        for (word, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            chunk.copy_from_slice(&self.word(index, word)?.load(Ordering::Acquire).to_ne_bytes());
+        let (words, _) = bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>();
+        for (word, bytes) in words.iter_mut().enumerate() {
+            *bytes = self.word(index, word)?.load(Ordering::Acquire).to_ne_bytes();
         }
         Some(value)
     }
@@ -112,12 +112,10 @@ impl<T: bytemuck::Pod> MappedArray<T> {
     /// If the mapping is for reading: a mistake in this program, which would otherwise be a fault.
     pub fn set(&self, index: u32, value: &T) {
         assert_eq!(self.access, Access::Write, "the map was opened for reading");
-        let bytes = bytemuck::bytes_of(value);
-        for (word, chunk) in bytes.chunks_exact(8).enumerate().rev() {
-            let mut raw = [0; 8];
-            raw.copy_from_slice(chunk);
+        let (words, _) = bytemuck::bytes_of(value).as_chunks::<8>();
+        for (word, bytes) in words.iter().enumerate().rev() {
             if let Some(place) = self.word(index, word) {
-                place.store(u64::from_ne_bytes(raw), Ordering::Release);
+                place.store(u64::from_ne_bytes(*bytes), Ordering::Release);
             }
         }
     }

@@ -11,6 +11,7 @@
 
 mod error;
 mod install;
+pub(crate) mod iterator;
 mod kernel;
 mod mapped;
 mod pins;
@@ -21,12 +22,12 @@ mod tables;
 mod text;
 
 pub use error::DatapathError;
-pub use install::{Installation, Sizes, attachments, detach, install};
+pub use install::{Detached, Installation, Removal, Sizes, attachments, detach, install};
 pub use kernel::{check_features, find_bpffs, find_cgroup2, mount_bpffs};
 pub use mapped::{Access, MappedArray};
 pub use pins::{AgentLock, Pins};
 pub(crate) use probe::set_up as set_up_probe;
 pub use probe::{ProbeOutcome, probe};
-pub use snapshot::{boot_ns, read_snapshot, snapshot};
+pub use snapshot::{boot_ns, read_lease, read_snapshot, snapshot};
 pub use tables::Maps;
 pub use text::{backend_meta, backend_names, from_text, to_text};

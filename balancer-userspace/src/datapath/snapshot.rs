@@ -120,16 +120,28 @@ fn service_view(
     })
 }
 
+/// How long the programs will go on translating.
+///
+/// # Errors
+/// Those of [`Maps::open`].
+pub fn read_lease(pins: &Path) -> Result<Lease, DatapathError> {
+    let maps = Maps::open(&Pins::new(pins), Access::Read)?;
+    Ok(lease(maps.control().lease_expires_ns, boot_ns()))
+}
+
+fn lease(expires_ns: u64, now_ns: u64) -> Lease {
+    match expires_ns {
+        u64::MAX => Lease::Endless,
+        0 => Lease::Never,
+        expires if expires >= now_ns => Lease::Valid(Duration::from_nanos(expires - now_ns)),
+        expires => Lease::Lapsed(Duration::from_nanos(now_ns - expires)),
+    }
+}
+
 fn agent_view(pins: &Pins, control: &Control) -> Result<AgentView, DatapathError> {
     let now = boot_ns();
     let since = |then: u64| Duration::from_nanos(now.saturating_sub(then));
     let since_if = |then: u64| (then != 0).then(|| since(then));
-    let lease = match control.lease_expires_ns {
-        u64::MAX => Lease::Endless,
-        0 => Lease::Never,
-        expires if expires >= now => Lease::Valid(Duration::from_nanos(expires - now)),
-        expires => Lease::Lapsed(since(expires)),
-    };
     Ok(AgentView {
         liveness: if pins.is_locked()? { Liveness::Running } else { Liveness::Dead },
         pid: control.agent_pid,
@@ -139,7 +151,7 @@ fn agent_view(pins: &Pins, control: &Control) -> Result<AgentView, DatapathError
         cgroup: from_text(&control.cgroup).into(),
         pins: pins.root().into(),
         uptime: since(control.agent_started_ns),
-        lease,
+        lease: lease(control.lease_expires_ns, now),
         synced: since_if(control.synced_ns),
         contact: since_if(control.contact_ns),
         changed: since_if(control.changed_ns),

@@ -25,13 +25,14 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 ///
 /// # Safety
 /// `attr` must be the structure that the kernel expects of `command`, and the pointers within it valid.
-unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+pub(super) unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the caller's promise; the size is that of the structure.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn owned(fd: libc::c_long) -> OwnedFd {
+/// The descriptor that a command has returned.
+pub(super) fn owned(fd: libc::c_long) -> OwnedFd {
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }

@@ -255,7 +255,7 @@ fn hash<K: aya::Pod, V: aya::Pod>(
 }
 
 pub(super) fn map_error(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
-    move |source| DatapathError::Map { map, source: Box::new(source) }
+    move |cause| DatapathError::Map { map, cause: Box::new(cause) }
 }
 
 /// A missing key is no error.
@@ -273,6 +273,6 @@ fn full(error: MapError, map: &'static str, capacity: u32, flag: &'static str) -
         MapError::SyscallError(inner) if inner.io_error.raw_os_error() == Some(libc::E2BIG) => {
             DatapathError::Full { map, capacity, flag }
         }
-        _ => DatapathError::Map { map, source: Box::new(error) },
+        _ => DatapathError::Map { map, cause: Box::new(error) },
     }
 }

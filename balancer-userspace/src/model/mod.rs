@@ -1,5 +1,23 @@
 //! From API objects to what should be in the kernel: pure, no I/O.
+//!
+//! A source reads objects with [`convert`] and sends [`Event`]s; [`Index`] holds what they say and tells
+//! which Services changed; [`Index::resolve`] computes what each of those should be in the kernel.
 
+pub mod annotations;
+mod claims;
+pub mod convert;
+mod dirty;
+mod endpoints;
+mod index;
+mod problems;
+mod quote;
+pub mod resolve;
 mod types;
 
+pub use dirty::Dirty;
+pub use index::{Counts, Defaults, Index};
+pub use quote::quote;
 pub use types::*;
+
+#[cfg(test)]
+mod tests;

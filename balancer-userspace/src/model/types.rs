@@ -87,6 +87,23 @@ impl Family {
             IpAddr::V6(_) => Self::V6,
         }
     }
+
+    /// As in `addressType` and `ipFamilies`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// What identifies one Service port of one family for as long as it exists, whatever its addresses.
@@ -192,7 +209,7 @@ pub struct ServiceSpec {
     pub scope: Scope,
     /// Service addresses, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
-    /// Its ports, TCP and UDP alone.
+    /// Its ports, TCP and UDP alone, unique by name and protocol.
     pub ports: Vec<PortSpec>,
     /// `sessionAffinity: ClientIP` and its timeout.
     pub affinity: Option<Duration>,

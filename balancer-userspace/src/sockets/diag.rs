@@ -25,8 +25,6 @@ use crate::model::Family;
 
 /// `INET_DIAG_REQ_SK_BPF_STORAGES` (`include/uapi/linux/inet_diag.h`).
 const REQ_STORAGES: u16 = 2;
-/// `INET_DIAG_REQ_PROTOCOL`: a protocol number that does not fit the request's byte.
-const REQ_PROTOCOL: u16 = 3;
 /// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD` (`include/uapi/linux/sock_diag.h`).
 const REQ_STORAGE_MAP_FD: u16 = 1;
 
@@ -45,10 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A kind of socket, as sock_diag divides them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP.
+    /// TCP, and with it the subflows of multipath TCP: a subflow is what connect() is translated of.
     Tcp,
-    /// Multipath TCP: the socket that the application holds. Its subflows are TCP sockets.
-    Mptcp,
     /// UDP.
     Udp,
 }
@@ -57,7 +53,6 @@ impl Transport {
     const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "TCP",
-            Self::Mptcp => "MPTCP",
             Self::Udp => "UDP",
         }
     }
@@ -65,7 +60,6 @@ impl Transport {
     const fn module(self) -> &'static str {
         match self {
             Self::Tcp => "tcp_diag",
-            Self::Mptcp => "mptcp_diag",
             Self::Udp => "udp_diag",
         }
     }
@@ -74,7 +68,7 @@ impl Transport {
     /// entries, which are not full sockets and have no storage.
     const fn states(self) -> StateFlags {
         match self {
-            Self::Tcp | Self::Mptcp => StateFlags::ESTABLISHED
+            Self::Tcp => StateFlags::ESTABLISHED
                 .union(StateFlags::SYN_SENT)
                 .union(StateFlags::FIN_WAIT1)
                 .union(StateFlags::FIN_WAIT2)
@@ -208,13 +202,12 @@ fn request(sequence: u32, maps: &[BorrowedFd<'_>], family: Family, transport: Tr
             Family::V6 => libc::AF_INET6 as u8,
         },
         protocol: match transport {
-            Transport::Tcp | Transport::Mptcp => libc::IPPROTO_TCP as u8,
+            Transport::Tcp => libc::IPPROTO_TCP as u8,
             Transport::Udp => libc::IPPROTO_UDP as u8,
         },
-        // Of a multipath socket the kernel would send another struct.
         extensions: match transport {
             Transport::Tcp => ExtensionFlags::INFO,
-            Transport::Mptcp | Transport::Udp => ExtensionFlags::empty(),
+            Transport::Udp => ExtensionFlags::empty(),
         },
         states: transport.states(),
         socket_id: match family {
@@ -224,9 +217,6 @@ fn request(sequence: u32, maps: &[BorrowedFd<'_>], family: Family, transport: Tr
     };
     let mut bytes = BytesMut::zeroed(HEADER + fixed.buffer_len());
     fixed.emit(&mut bytes[HEADER..]);
-    if transport == Transport::Mptcp {
-        put_attribute(&mut bytes, REQ_PROTOCOL, &balancer_common::abi::MPTCP.to_ne_bytes());
-    }
     if !maps.is_empty() {
         let mut nested = BytesMut::new();
         for map in maps {
@@ -269,13 +259,6 @@ mod tests {
         assert_eq!(request[72..76], [12, 0, 2, 0x80]);
         assert_eq!(request[76..80], [8, 0, 1, 0]);
         assert_eq!(request[80..], fd.to_ne_bytes());
-    }
-
-    #[test]
-    fn a_multipath_request_carries_its_number_in_an_attribute() {
-        let request = request(1, &[], Family::V6, Transport::Mptcp);
-        assert_eq!(request[16..20], [libc::AF_INET6 as u8, 6, 0, 0]);
-        assert_eq!(request[72..], [8, 0, 3, 0, 6, 1, 0, 0]);
     }
 
     /// Needs no privilege: the own namespace, without storages.

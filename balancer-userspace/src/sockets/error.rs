@@ -15,14 +15,16 @@ pub enum SocketsError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Processes whose network namespace could not be looked at.
+    /// Processes whose network namespace may not be looked at.
     #[error(
-        "cannot see the network namespace of {count} processes; run as root, or with CAP_SYS_PTRACE \
-         in the host's PID namespace"
+        "cannot see which network namespace process {example} is in ({count} such processes); sockets of a \
+         namespace that only they are in are missing; this needs CAP_SYS_PTRACE over them"
     )]
     HiddenProcesses {
         /// How many.
         count: usize,
+        /// The id of one of them.
+        example: u32,
     },
     /// Network namespaces other than this process's own could not be entered.
     #[error("cannot enter {count} other network namespaces; this needs CAP_SYS_ADMIN")]

@@ -3,18 +3,20 @@
 use std::{collections::HashMap, net::SocketAddr, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use balancer_common::abi::{SocketState, UdpFlow};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics, TcpState,
     Translation, Transport, netns, walk,
 };
-use crate::model::{Family, Protocol};
+use crate::{
+    datapath::boot_ns,
+    model::{Family, Protocol},
+};
 
 /// The live translated sockets of the node.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Sorted by cookie, which is roughly the order in which they were made.
+    /// Sorted by cookie: an order without meaning, and the same each time.
     pub sockets: Vec<LiveSocket>,
     /// What could not be looked at, and why; what is listed is right all the same.
     pub incomplete: Vec<SocketsError>,
@@ -55,8 +57,13 @@ pub fn live_sockets(
     {
         return Err(problem);
     }
-    if scope == Scope::Node {
-        udp.rest(&now, &mut listing.sockets);
+    if scope == Scope::Node && !udp.carried.is_empty() {
+        // Not in any namespace: closed since the walk, or in one that nothing leads to. Look again.
+        let mut still = Udp::default();
+        if still.read(socket_map, flow_map).is_ok() {
+            udp.carried.retain(|cookie, _| still.carried.contains_key(cookie));
+            udp.rest(&now, &mut listing.sockets);
+        }
     }
     listing.sockets.sort_by_key(|socket| socket.cookie);
     // The same trouble in every namespace is one trouble.
@@ -80,9 +87,7 @@ struct Clock {
 
 impl Clock {
     fn now() -> Self {
-        let now = clock_gettime(ClockId::Boottime);
-        // CLOCK_BOOTTIME counts from 0 and fits for 584 years.
-        Self { now_ns: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 }
+        Self { now_ns: boot_ns() }
     }
 
     /// Time since an instant; none for one that was not recorded.
@@ -99,17 +104,10 @@ fn tcp(
     now: &Clock,
     into: &mut Vec<LiveSocket>,
 ) -> Result<(), SocketsError> {
-    for transport in [Transport::Tcp, Transport::Mptcp] {
-        for family in [Family::V4, Family::V6] {
-            let raw = match diag.dump(&[map], family, transport, |raw| !raw.storages.is_empty()) {
-                // Multipath TCP is an option of the kernel, and without it there are no such sockets.
-                Err(SocketsError::NoDiagnosis { .. }) if transport == Transport::Mptcp => break,
-                result => result?,
-            };
-            for raw in raw {
-                let state = state_of(&raw)?;
-                into.push(tcp_socket(&raw, state, place, now));
-            }
+    for family in [Family::V4, Family::V6] {
+        for raw in diag.dump(&[map], family, Transport::Tcp, |raw| !raw.storages.is_empty())? {
+            let state = state_of(&raw)?;
+            into.push(tcp_socket(&raw, state, place, now));
         }
     }
     Ok(())
@@ -213,10 +211,11 @@ impl Udp {
         Ok(())
     }
 
-    /// Lists those that were in no namespace.
+    /// Lists those that were in no namespace. A value outlives its socket for a moment, but not open.
     fn rest(self, now: &Clock, into: &mut Vec<LiveSocket>) {
         for (cookie, translations) in self.carried {
-            into.extend(translations.into_iter().map(|translation| udp_socket(cookie, translation, now)));
+            let sockets = translations.into_iter().map(|translation| udp_socket(cookie, translation, now));
+            into.extend(sockets.filter(LiveSocket::is_open));
         }
     }
 }

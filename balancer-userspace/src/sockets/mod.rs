@@ -18,10 +18,16 @@
 //!   when the socket closed.
 //! - A socket that opens, closes or moves to another hash chain during the listing may be missed. Nothing is
 //!   listed twice.
+//! - Of multipath TCP the subflow is listed that connect() was translated of, with the inode number of the
+//!   socket that the application holds. Data on other subflows is not in its measurements.
 //! - TCP's times have millisecond grain or coarser (`tcp_info` counts timer ticks).
+//!
+//! What it costs (Linux 6.18, 2 cores): an optimised build listed 12,000 sockets in 50 to 60 ms. Each further
+//! network namespace adds 1 to 2 ms, because the kernel walks the whole node's table of TCP sockets for it,
+//! once per family. Processes are looked at only by [`owners`].
 
-mod bpf;
 mod cgroup;
+mod connections;
 mod diag;
 mod error;
 mod listing;
@@ -34,10 +40,11 @@ mod vmlinux;
 mod walk;
 
 pub use cgroup::{PodRef, pod_of_path};
+pub use connections::connections;
 pub use diag::{Diag, Transport};
 pub use error::SocketsError;
 pub use listing::{Listing, active_by_backend, live_sockets};
-pub use netns::{Namespace, NamespaceName, Scope};
+pub use netns::{Namespace, NamespaceName, Scope, own_netns_cookie};
 pub use parse::{RawSocket, Storage};
 pub use process::{Process, Search, owners};
 pub use socket::{LiveSocket, SocketStatus, Translation};

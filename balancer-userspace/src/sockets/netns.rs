@@ -157,6 +157,12 @@ fn open(found: &Found) -> Result<Visited, SocketsError> {
     Ok(Visited { namespace: Arc::new(namespace), socket })
 }
 
+/// Cookie of the calling thread's network namespace, by which the programs know a client; `None` where
+/// the kernel cannot tell.
+pub fn own_netns_cookie() -> Option<u64> {
+    netns_cookie(&Socket::new(NETLINK_SOCK_DIAG).ok()?)
+}
+
 /// The cookie of the namespace that `socket` was made in; `None` where the kernel cannot tell.
 fn netns_cookie(socket: &Socket) -> Option<u64> {
     let mut cookie = 0_u64;
@@ -211,7 +217,7 @@ fn discover(proc: &Path, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Found
         }
     }
 
-    let mut hidden = 0;
+    let mut hidden = Vec::new();
     let mut seen: HashSet<(u64, u64)> = namespaces.keys().copied().collect();
     for pid in pids(proc)? {
         let path = proc.join(pid.to_string()).join("ns/net");
@@ -223,13 +229,13 @@ fn discover(proc: &Path, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Found
                 seen.insert((found.device, found.inode));
                 namespaces.entry((found.device, found.inode)).or_insert(found);
             }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden.push(pid),
             // Ended meanwhile, or a zombie, which is in no namespace any more.
             Err(_) => {}
         }
     }
-    if hidden > 0 {
-        incomplete.push(SocketsError::HiddenProcesses { count: hidden });
+    if let [example, ..] = hidden[..] {
+        incomplete.push(SocketsError::HiddenProcesses { count: hidden.len(), example });
     }
     Ok(namespaces.into_values().collect())
 }

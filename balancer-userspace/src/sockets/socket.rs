@@ -19,7 +19,7 @@ use crate::model::Protocol;
 pub struct LiveSocket {
     /// The network namespace that it is in; `None` for a UDP socket in one that could not be found.
     pub netns: Option<Arc<Namespace>>,
-    /// TCP (also multipath) or UDP.
+    /// TCP or UDP. A subflow of multipath TCP is TCP, with the inode number of the application's socket.
     pub protocol: Protocol,
     /// Its own address; `None` while it has no port, or where it could not be told. Never v4-mapped.
     pub local: Option<SocketAddr>,
@@ -27,7 +27,7 @@ pub struct LiveSocket {
     pub remote: Option<SocketAddr>,
     /// The kernel's idea of its state.
     pub status: SocketStatus,
-    /// Its cookie, which no other socket of this boot has.
+    /// Its cookie, which no other socket of this boot has. Of a subflow it is the subflow's own.
     pub cookie: u64,
     /// Its inode number; 0 where unknown, and once no process holds it.
     pub inode: u32,
@@ -35,7 +35,7 @@ pub struct LiveSocket {
     pub cgroup_id: Option<u64>,
     /// What the programs recorded.
     pub translation: Translation,
-    /// What the kernel measures; `None` for UDP, for multipath TCP and before the handshake is over.
+    /// What the kernel measures; `None` for UDP and before the handshake is over.
     pub tcp: Option<TcpMetrics>,
     /// Time since connect(); `None` for an unconnected flow, whose beginning nobody recorded.
     pub age: Option<Duration>,

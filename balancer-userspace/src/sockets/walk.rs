@@ -34,11 +34,8 @@ use std::{
 use balancer_common::abi::{FrontendKey, Phase, SocketState, UDP, UDP_FLOWS, UdpFlow, UdpFlows};
 use bytemuck::Pod;
 
-use super::{
-    SocketsError,
-    bpf::{self, Instruction},
-    vmlinux,
-};
+use super::{SocketsError, vmlinux};
+use crate::datapath::iterator::{self, Instruction};
 
 /// The kernel function whose BTF id stands for this kind of iterator.
 const TARGET: &str = "bpf_iter_bpf_sk_storage_map";
@@ -94,11 +91,11 @@ pub(super) fn udp_flows(map: BorrowedFd<'_>) -> Result<Vec<Record<UdpFlow>>, Soc
 fn walk<T: Pod>(map: BorrowedFd<'_>, program: &[Instruction]) -> Result<Vec<Record<T>>, SocketsError> {
     let failed = |step| move |source| SocketsError::Iterator { step, source };
     let target = vmlinux::function_id(TARGET)?;
-    let program = bpf::load_iterator(program, c"Dual MIT/GPL", target)
+    let program = iterator::load(program, c"Dual MIT/GPL", target)
         .map_err(failed("the kernel does not load the program that reads socket storage"))?;
-    let link = bpf::link_iterator(program.as_fd(), map)
+    let link = iterator::link(program.as_fd(), map)
         .map_err(failed("the kernel does not walk the map of socket storage"))?;
-    let file = bpf::start_iterator(link.as_fd())
+    let file = iterator::start(link.as_fd())
         .map_err(failed("the kernel does not begin to walk the map of socket storage"))?;
     let mut bytes = Vec::new();
     read_to_end(File::from(file), &mut bytes).map_err(failed("reading socket storage broke off"))?;

@@ -65,6 +65,8 @@ pub struct SourceHealth {
     kind: SourceKind,
     epoch: Instant,
     resources: [ResourceHealth; Resource::ALL.len()],
+    /// Classes of failures of the source as a whole that were reported since something worked.
+    seen: Mutex<BTreeSet<String>>,
     problems: Mutex<Problems>,
 }
 
@@ -85,6 +87,8 @@ struct Outage {
     text: String,
     /// Classes of failures already logged in this outage.
     seen: BTreeSet<String>,
+    /// Whether any failure of it was new.
+    novelty: Novelty,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +113,15 @@ pub(super) struct ProblemChange {
     pub added: Vec<Problem>,
     /// How many are there no more.
     pub removed: usize,
+}
+
+/// How much a failure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All resources of the source alike: worth saying once, not once per resource.
+    Source,
+    /// One resource.
+    Resource,
 }
 
 /// Whether a failure was reported before.
@@ -171,6 +184,7 @@ impl SourceHealth {
                 failure: Mutex::new(None),
                 last_error: Mutex::new(None),
             }),
+            seen: Mutex::default(),
             problems: Mutex::default(),
         }
     }
@@ -234,30 +248,42 @@ impl SourceHealth {
     }
 
     /// A watch of `resource` had to be started again.
-    #[expect(dead_code, reason = "for the Kubernetes source, which follows")]
     pub(super) fn reconnected(&self, resource: Resource) {
         self.of(resource).reconnects.fetch_add(1, Relaxed);
     }
 
     /// A failure. `class` is what makes two failures the same one; `text` may differ in details.
-    pub(super) fn failed(&self, resource: Resource, class: &str, text: &str) -> Novelty {
+    pub(super) fn failed(&self, resource: Resource, extent: Extent, class: &str, text: &str) -> Novelty {
         let health = self.of(resource);
         health.errors.fetch_add(1, Relaxed);
         *lock(&health.last_error) = Some(text.to_owned());
+        let is_new = match extent {
+            Extent::Source => lock(&self.seen).insert(class.to_owned()),
+            Extent::Resource => true,
+        };
         let mut failure = lock(&health.failure);
         let outage = failure.get_or_insert_with(|| Outage {
             since: Instant::now(),
             text: String::new(),
             seen: BTreeSet::new(),
+            novelty: Novelty::Known,
         });
         outage.text.clear();
         outage.text.push_str(text);
-        if outage.seen.insert(class.to_owned()) { Novelty::New } else { Novelty::Known }
+        if outage.seen.insert(class.to_owned()) && is_new {
+            outage.novelty = Novelty::New;
+            Novelty::New
+        } else {
+            Novelty::Known
+        }
     }
 
-    /// `resource` works. The length of the outage that this ends, if there was one.
+    /// `resource` works. The length of the outage that this ends, if there was one and it was not
+    /// reported for another resource.
     pub(super) fn recovered(&self, resource: Resource) -> Option<Duration> {
-        lock(&self.of(resource).failure).take().map(|outage| outage.since.elapsed())
+        let outage = lock(&self.of(resource).failure).take()?;
+        lock(&self.seen).clear();
+        (outage.novelty == Novelty::New).then(|| outage.since.elapsed())
     }
 
     /// Replaces what is wrong at `place` (a file, say); an empty list clears it.
@@ -304,15 +330,28 @@ mod tests {
     #[test]
     fn a_failure_is_new_once_per_class_and_outage() {
         let health = SourceHealth::new(SourceKind::Kubernetes);
-        assert_eq!(health.failed(Resource::Services, "http 500", "rev 1"), Novelty::New);
-        assert_eq!(health.failed(Resource::Services, "http 500", "rev 2"), Novelty::Known);
-        assert_eq!(health.failed(Resource::Services, "refused", "refused"), Novelty::New);
-        assert_eq!(health.failed(Resource::EndpointSlices, "http 500", "rev 1"), Novelty::New);
+        let failed = |resource, class, text| health.failed(resource, Extent::Resource, class, text);
+        assert_eq!(failed(Resource::Services, "http 500", "rev 1"), Novelty::New);
+        assert_eq!(failed(Resource::Services, "http 500", "rev 2"), Novelty::Known);
+        assert_eq!(failed(Resource::Services, "refused", "refused"), Novelty::New);
+        assert_eq!(failed(Resource::EndpointSlices, "http 500", "rev 1"), Novelty::New);
         assert!(health.recovered(Resource::Services).is_some());
         assert!(health.recovered(Resource::Services).is_none());
-        assert_eq!(health.failed(Resource::Services, "http 500", "rev 3"), Novelty::New);
+        assert_eq!(failed(Resource::Services, "http 500", "rev 3"), Novelty::New);
         assert_eq!(health.resource(Resource::Services).errors, 4);
         assert_eq!(health.resource(Resource::Services).last_error.as_deref(), Some("rev 3"));
+    }
+
+    #[test]
+    fn a_failure_of_the_whole_source_is_new_for_one_resource() {
+        let health = SourceHealth::new(SourceKind::Kubernetes);
+        let refused = |resource| health.failed(resource, Extent::Source, "refused", "refused");
+        assert_eq!(refused(Resource::Services), Novelty::New);
+        assert_eq!(refused(Resource::EndpointSlices), Novelty::Known);
+        assert!(health.resource(Resource::EndpointSlices).failing.is_some());
+        assert!(health.recovered(Resource::EndpointSlices).is_none());
+        assert!(health.recovered(Resource::Services).is_some());
+        assert_eq!(refused(Resource::Services), Novelty::New);
     }
 
     #[test]

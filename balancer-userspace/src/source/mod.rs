@@ -8,15 +8,23 @@
 
 mod adapter;
 mod health;
+pub mod kubernetes;
 pub mod manifests;
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 
-use crate::model::Event;
+use crate::model::{Event, NodeInfo};
+
+use kubernetes::KubernetesConfig;
+use manifests::ManifestsConfig;
 
 pub use health::{HealthSnapshot, Problem, Resource, ResourceSnapshot, SourceHealth};
+
+/// The label that names a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Which source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +41,41 @@ impl fmt::Display for SourceKind {
             Self::Manifests => "manifests",
             Self::Kubernetes => "kubernetes",
         })
+    }
+}
+
+/// A source with all that it needs to run.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests(ManifestsConfig),
+    /// The API server.
+    Kubernetes(KubernetesConfig),
+}
+
+impl Source {
+    /// Which it is.
+    pub const fn kind(&self) -> SourceKind {
+        match self {
+            Self::Manifests(_) => SourceKind::Manifests,
+            Self::Kubernetes(_) => SourceKind::Kubernetes,
+        }
+    }
+
+    /// Sends events until the receiver is dropped or this future is. `health` is of the same kind.
+    ///
+    /// # Errors
+    ///
+    /// When the source cannot start; once it runs it does not fail.
+    pub async fn run(
+        self,
+        events: mpsc::Sender<Event>,
+        health: Arc<SourceHealth>,
+    ) -> Result<(), SourceError> {
+        match self {
+            Self::Manifests(config) => manifests::run(config, events, health).await,
+            Self::Kubernetes(config) => kubernetes::run(config, events, health).await,
+        }
     }
 }
 
@@ -53,9 +96,38 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+    /// No configuration of a client anywhere.
+    #[error(
+        "found no cluster: neither KUBECONFIG, nor a service account, nor ~/.kube/config; \
+         name a file with --kubeconfig, or use --source manifests"
+    )]
+    NoCluster,
+    /// A kubeconfig that cannot be used.
+    #[error("cannot use the kubeconfig of {place}: {source}")]
+    Kubeconfig {
+        /// The file, or the variable that names it.
+        place: String,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// A service account that cannot be used.
+    #[error("cannot use the service account of this pod: {0}; is automountServiceAccountToken off?")]
+    ServiceAccount(#[source] kube::config::InClusterError),
+    /// No client for that configuration.
+    #[error("cannot make a client for the API server: {0}")]
+    Client(#[source] Box<kube::Error>),
     /// No thread for the directory.
     #[error("cannot start a thread that reads manifests: {0}")]
     Thread(#[source] io::Error),
+}
+
+/// What the model needs of a Node, which is in its metadata.
+fn node_info(metadata: &ObjectMeta) -> NodeInfo {
+    let zone = metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
+    NodeInfo {
+        name: metadata.name.as_deref().unwrap_or_default().into(),
+        zone: zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into()),
+    }
 }
 
 /// The end that events are sent on.

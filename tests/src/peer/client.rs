@@ -2,11 +2,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, TryLockError},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::io::Errno;
 
 use super::{
@@ -24,13 +24,14 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Client {
     link: Arc<Mutex<Link>>,
+    process_id: u32,
 }
 
 impl Pod {
     /// Starts a client in it.
     pub fn client(&self) -> Result<Client> {
-        let link = Link::start(self, &["client".to_owned()])?;
-        Ok(Client { link: Arc::new(Mutex::new(link)) })
+        let mut link = Link::start(self, &["client".to_owned()])?;
+        Ok(Client { process_id: link.process().id(), link: Arc::new(Mutex::new(link)) })
     }
 }
 
@@ -101,9 +102,9 @@ impl Client {
         self.start(plan)?.wait()
     }
 
-    /// Starts a loop. The client is busy until it is waited for or stopped.
+    /// Starts a loop. Until it is waited for or stopped the client is busy: everything else on it fails.
     pub fn start(&self, plan: LoopPlan) -> Result<Running<'_>> {
-        let mut link = self.link();
+        let mut link = self.link()?;
         let timeout = match plan.until {
             Until::Millis(millis) => Duration::from_millis(millis) + TIMEOUT,
             Until::Count(_) | Until::Told => Duration::from_secs(600),
@@ -114,12 +115,12 @@ impl Client {
 
     /// SIGKILL: all its sockets are closed by the kernel.
     pub fn kill(&self) -> Result<()> {
-        self.link().process().kill().map(drop)
+        self.link()?.process().kill().map(drop)
     }
 
     /// Its process id.
     pub fn process_id(&self) -> u32 {
-        self.link().process().id()
+        self.process_id
     }
 
     fn held(&self, request: &Request) -> Result<HoldReport> {
@@ -130,7 +131,7 @@ impl Client {
     }
 
     fn call(&self, call: &'static str, request: &Request) -> Result<Reply, CallError> {
-        let mut link = self.link();
+        let mut link = self.link()?;
         link.send(request)?;
         match link.receive(TIMEOUT)? {
             Reply::Errno(errno) => Err(CallError::Errno { call, errno: Errno::from_raw_os_error(errno) }),
@@ -139,9 +140,14 @@ impl Client {
         }
     }
 
-    fn link(&self) -> MutexGuard<'_, Link> {
-        // A panic elsewhere leaves the line usable: at worst its reply comes first and is reported as unexpected.
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The line, if it is free. Waiting for it would hang a test that uses a socket while its client runs a loop.
+    fn link(&self) -> Result<MutexGuard<'_, Link>> {
+        match self.link.try_lock() {
+            Ok(link) => Ok(link),
+            // A panic elsewhere leaves the line usable: at worst its reply comes first and is reported as unexpected.
+            Err(TryLockError::Poisoned(link)) => Ok(link.into_inner()),
+            Err(TryLockError::WouldBlock) => bail!("the client is busy, with a loop or for another thread"),
+        }
     }
 }
 

@@ -31,9 +31,9 @@ pub enum Lack {
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Root => {
-                f.write_str("this is not root: run it as root, or through `sudo -E env PATH=\"$PATH\"`")
-            }
+            Self::Root => f.write_str(
+                "this is not root: run it as root, or as `sudo -E env \"PATH=$PATH\" cargo xtask …`",
+            ),
             Self::Capability(name) => {
                 write!(f, "{name} is missing: run it outside the container, or in one that is privileged")
             }

@@ -6,6 +6,7 @@
 //! are in camelCase, times in seconds, sizes in bytes, and the unit is part of the name.
 
 pub mod agent;
+pub mod answers;
 pub mod backend;
 pub mod service;
 
@@ -73,7 +74,7 @@ impl<T: Serialize> Document<T> {
             api_version: API_VERSION,
             kind,
             agent: Some(AgentDoc::from(&snapshot.agent)),
-            warnings: warnings(&snapshot.agent).iter().map(WarningDoc::from).collect(),
+            warnings: warnings(snapshot).iter().map(WarningDoc::from).collect(),
             items,
         }
     }

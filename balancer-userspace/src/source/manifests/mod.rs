@@ -33,9 +33,6 @@ use super::{Events, SourceError, SourceHealth};
 use watch::Signal;
 use worker::Worker;
 
-#[expect(unused_imports, reason = "for the Kubernetes source, which follows")]
-pub(super) use parse::node_info;
-
 /// Where manifests are, and how to read them.
 #[derive(Clone, Debug)]
 pub struct ManifestsConfig {
@@ -112,7 +109,12 @@ impl Drop for Stop {
     }
 }
 
-fn check(dir: &Path) -> Result<(), SourceError> {
+/// Checks that `dir` is a directory that can be looked at.
+///
+/// # Errors
+///
+/// When it is not, by name.
+pub fn check(dir: &Path) -> Result<(), SourceError> {
     match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(SourceError::NotADirectory(dir.to_owned())),

@@ -14,11 +14,8 @@ use super::{
 };
 use crate::{
     model::{NodeInfo, ObjectName, ServiceSpec, SliceSpec},
-    source::adapter,
+    source::{adapter, node_info},
 };
-
-/// The label that names a node's zone.
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// An object that matters here.
 #[derive(Clone, Debug)]
@@ -221,7 +218,7 @@ impl Parsed {
 
     fn node(&mut self, object: Node, line: Option<usize>) {
         if self.is_named(object.metadata.name.as_deref(), "Node", line) {
-            self.objects.push(Object::Node(node_info(&object)));
+            self.objects.push(Object::Node(node_info(&object.metadata)));
         }
     }
 
@@ -239,14 +236,5 @@ impl Parsed {
 fn default_namespace(metadata: &mut ObjectMeta) {
     if metadata.namespace.as_deref().unwrap_or_default().is_empty() {
         metadata.namespace = Some("default".to_owned());
-    }
-}
-
-/// What the model needs of a Node.
-pub(in crate::source) fn node_info(node: &Node) -> NodeInfo {
-    let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
-    NodeInfo {
-        name: node.metadata.name.as_deref().unwrap_or_default().into(),
-        zone: zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into()),
     }
 }

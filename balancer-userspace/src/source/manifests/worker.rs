@@ -1,10 +1,10 @@
 //! The thread that follows the directory: signals and scans in, events out.
 
+mod scan;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs, io, mem,
-    os::unix::fs::MetadataExt,
-    path::Path,
+    io, mem,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
@@ -17,22 +17,19 @@ use super::{
     ManifestsConfig,
     read::{self, ReadError, Stamp},
     store::{Change, FileName, Outcome, Store},
-    watch::{self, Signal},
+    watch::Signal,
 };
+use scan::{Scan, Watch};
+
 use crate::{
     model::{Event, NodeInfo},
-    source::{
-        Events, SourceError, SourceHealth,
-        health::{Novelty, Problem, Resource},
-    },
+    source::{Events, SourceError, SourceHealth, health::Resource},
 };
 
 /// How long to wait, after a file vanished, for it to turn up under another name.
 const RENAME_GRACE: Duration = Duration::from_millis(1);
 /// Scans while the directory is missing, and the second one after signals were lost.
 const SOON: Duration = Duration::from_millis(100);
-/// Scans where inotify cannot be had.
-const WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 /// Signals taken before they are acted on.
 const BATCH: usize = 4_096;
 /// Times that files are read again because another file lost an object that they have too.
@@ -41,20 +38,8 @@ const REREADS: usize = 8;
 const FIRST_READ_TRIES: u32 = 10;
 const FIRST_READ_PAUSE: Duration = Duration::from_millis(5);
 
-/// Where the problem of having no inotify is kept; no file has this name.
-const INOTIFY: &str = "inotify/";
-
 /// Nobody listens any more.
 struct Closed;
-
-/// Which differences a scan acts on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Scan {
-    /// All: the files were replaced as a whole.
-    Swap,
-    /// Those that the previous scan saw already: a writer may be at work.
-    Settled,
-}
 
 /// What is known of a file besides its content.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,14 +82,9 @@ pub(super) struct Worker {
     signals: SyncSender<Signal>,
     store: Store,
     seen: HashMap<FileName, Seen>,
+    /// Files that the last scan did not find.
+    missing: HashSet<FileName>,
     watch: Option<Watch>,
-}
-
-/// A directory that is being watched.
-struct Watch {
-    /// Device and inode: the path may come to mean another directory.
-    identity: (u64, u64),
-    _watcher: notify::RecommendedWatcher,
 }
 
 impl Worker {
@@ -115,7 +95,16 @@ impl Worker {
         signals: SyncSender<Signal>,
     ) -> Self {
         let store = Store::new(config.node_name.clone());
-        Self { config, events, health, signals, store, seen: HashMap::new(), watch: None }
+        Self {
+            config,
+            events,
+            health,
+            signals,
+            store,
+            seen: HashMap::new(),
+            missing: HashSet::new(),
+            watch: None,
+        }
     }
 
     /// Follows the directory until nobody listens.
@@ -154,16 +143,6 @@ impl Worker {
                 }
                 next_scan = Instant::now() + if batch.lost { SOON } else { self.interval() };
             }
-        }
-    }
-
-    fn interval(&self) -> Duration {
-        let unsettled = self.seen.values().any(|seen| seen.found.is_some());
-        match &self.watch {
-            _ if unsettled => self.config.scan_interval.min(WITHOUT_INOTIFY),
-            Some(_) => self.config.scan_interval,
-            None if self.config.dir.is_dir() => self.config.scan_interval.min(WITHOUT_INOTIFY),
-            None => self.config.scan_interval.min(SOON),
         }
     }
 
@@ -273,7 +252,7 @@ impl Worker {
     }
 
     fn first_read(&mut self) -> io::Result<Outcome> {
-        let mut names: Vec<_> = names(&self.config.dir)?.into_iter().collect();
+        let mut names: Vec<_> = scan::names(&self.config.dir)?.into_iter().collect();
         let mut changes = Vec::new();
         for _ in 0..FIRST_READ_TRIES {
             let all = mem::take(&mut names);
@@ -339,81 +318,4 @@ impl Worker {
         self.health.touch(Resource::Manifests);
         Ok(())
     }
-
-    /// Looks for what no signal told of.
-    fn scan(&mut self, scan: Scan) -> Result<(), Closed> {
-        self.start_watch();
-        let present = match names(&self.config.dir) {
-            Ok(present) => present,
-            Err(error) => {
-                let text = format!(
-                    "cannot read manifests directory {}: {error}; what it had before stays in use",
-                    self.config.dir.display()
-                );
-                if self.health.failed(Resource::Manifests, &error.kind().to_string(), &text) == Novelty::New {
-                    log::warn!("{text}");
-                }
-                return Ok(());
-            }
-        };
-        if self.health.recovered(Resource::Manifests).is_some() {
-            log::info!("manifests directory {} can be read again", self.config.dir.display());
-        }
-        let mut differ: Vec<FileName> =
-            self.store.files().filter(|name| !present.contains(*name)).cloned().collect();
-        for name in present {
-            let Ok(stamp) = Stamp::of(&self.config.dir.join(&*name)) else {
-                differ.push(name);
-                continue;
-            };
-            let seen = self.seen.entry(name.clone()).or_default();
-            let changed = seen.read != Some(stamp);
-            let settled = scan == Scan::Swap && seen.writing == Writing::No || seen.found == Some(stamp);
-            seen.found = (changed && !settled).then_some(stamp);
-            if changed && settled {
-                differ.push(name);
-            }
-        }
-        self.health.touch(Resource::Manifests);
-        self.reread(differ)
-    }
-
-    /// Watches the directory that the path means now.
-    fn start_watch(&mut self) {
-        let Ok(metadata) = fs::metadata(&self.config.dir) else {
-            self.watch = None;
-            return;
-        };
-        let identity = (metadata.dev(), metadata.ino());
-        if self.watch.as_ref().is_some_and(|watch| watch.identity == identity) {
-            return;
-        }
-        match watch::watch(&self.config.dir, self.signals.clone()) {
-            Ok(watcher) => {
-                self.watch = Some(Watch { identity, _watcher: watcher });
-                self.health.set_problems(INOTIFY, Vec::new());
-            }
-            Err(error) => {
-                self.watch = None;
-                let problem = Problem {
-                    what: self.config.dir.display().to_string(),
-                    why: format!(
-                        "changes are found within seconds, not at once, because inotify cannot be used: {error}; \
-                         raise fs.inotify.max_user_instances and fs.inotify.max_user_watches"
-                    ),
-                };
-                for problem in self.health.set_problems(INOTIFY, vec![problem]).added {
-                    log::warn!("{}: {}", problem.what, problem.why);
-                }
-            }
-        }
-    }
-}
-
-fn names(dir: &Path) -> io::Result<HashSet<FileName>> {
-    let mut names = HashSet::new();
-    for entry in fs::read_dir(dir)? {
-        names.extend(watch::manifest_name(&entry?.file_name()));
-    }
-    Ok(names)
 }

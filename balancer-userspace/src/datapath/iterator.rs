@@ -1,30 +1,29 @@
-//! The three bpf(2) commands that walking a map takes. Each struct is the part of `union bpf_attr`
-//! (`include/uapi/linux/bpf.h`) that the command reads; the kernel takes any length, and what is beyond it
-//! as 0.
+//! The three commands of bpf(2) that walking a map with an iterator program takes; aya binds iterators to
+//! no map.
+//!
+//! Each struct is the part of `union bpf_attr` (`include/uapi/linux/bpf.h`) that the command reads; the
+//! kernel takes any length, and what is beyond it as 0.
 
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use bytemuck::{Pod, Zeroable};
 
-/// `BPF_PROG_LOAD`.
-const PROG_LOAD: libc::c_int = 5;
-/// `BPF_LINK_CREATE`.
-const LINK_CREATE: libc::c_int = 28;
-/// `BPF_ITER_CREATE`.
-const ITER_CREATE: libc::c_int = 33;
-/// `BPF_PROG_TYPE_TRACING`.
-const TRACING: u32 = 26;
-/// `BPF_TRACE_ITER`.
-const TRACE_ITER: u32 = 28;
+use super::sys::{bpf, owned};
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_PROG_TYPE_TRACING: u32 = 26;
+const BPF_TRACE_ITER: u32 = 28;
 
 /// One instruction, `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub(super) struct Instruction {
+pub struct Instruction {
     /// Operation.
     pub code: u8,
     /// Destination register in the low half, source in the high one (little-endian machines).
@@ -87,56 +86,40 @@ struct IterCreate {
 }
 
 /// Loads an iterator program; `target` is the BTF id of what it iterates over.
-pub(super) fn load_iterator(
-    instructions: &[Instruction],
-    license: &CStr,
-    target: u32,
-) -> io::Result<OwnedFd> {
-    let attr = ProgLoad {
-        prog_type: TRACING,
+pub fn load(instructions: &[Instruction], license: &CStr, target: u32) -> io::Result<OwnedFd> {
+    let mut attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_TRACING,
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
-        expected_attach_type: TRACE_ITER,
+        expected_attach_type: BPF_TRACE_ITER,
         attach_btf_id: target,
         prog_name: *b"balancer_walk\0\0\0",
         ..Default::default()
     };
-    // SAFETY: `instructions` and `license` outlive the call, which reads as much of them as `attr` says.
-    unsafe { command(PROG_LOAD, &attr) }
+    // SAFETY: the structure is the one for BPF_PROG_LOAD; `instructions` and `license` outlive the
+    // call, which reads as much of them as `attr` says.
+    unsafe { bpf(BPF_PROG_LOAD, &mut attr) }.map(owned)
 }
 
 /// Binds an iterator program to the map that it is to walk.
-pub(super) fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub fn link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let info = IterLinkInfo { map_fd: map.as_raw_fd() as u32 };
-    let attr = LinkCreate {
+    let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
-        attach_type: TRACE_ITER,
+        attach_type: BPF_TRACE_ITER,
         iter_info: (&raw const info) as u64,
         iter_info_len: size_of::<IterLinkInfo>() as u32,
         ..Default::default()
     };
-    // SAFETY: `info` outlives the call, which reads as much of it as `attr` says.
-    unsafe { command(LINK_CREATE, &attr) }
+    // SAFETY: the structure is the one for BPF_LINK_CREATE; `info` outlives the call, which reads as
+    // much of it as `attr` says.
+    unsafe { bpf(BPF_LINK_CREATE, &mut attr) }.map(owned)
 }
 
 /// Begins a walk: a file that yields what the program writes.
-pub(super) fn start_iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let attr = IterCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
-    // SAFETY: `attr` holds no pointer.
-    unsafe { command(ITER_CREATE, &attr) }
-}
-
-/// Runs a command that returns a descriptor.
-///
-/// # Safety
-/// Every pointer in `attr` must be valid for what the command does with it.
-unsafe fn command<T: Pod>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is live and as long as said; its pointers are the caller's promise.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+pub fn start(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = IterCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: the structure is the one for BPF_ITER_CREATE, and holds no pointer.
+    unsafe { bpf(BPF_ITER_CREATE, &mut attr) }.map(owned)
 }

@@ -1,0 +1,152 @@
+//! What the agent says of itself in the maps: its lease, its identity, its freshness.
+
+use std::{mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration};
+
+use balancer_common::abi::{Control, LAYOUT_VERSION};
+
+use crate::{
+    cli::agent::AgentArgs,
+    datapath::{Access, Maps, Pins, boot_ns, from_text, to_text},
+    source::SourceHealth,
+};
+
+/// Writes the CONTROL map.
+pub(super) struct ControlWriter {
+    lease: Option<Duration>,
+    node_offset: u32,
+    node: [u8; 64],
+    source: [u8; 128],
+    cgroup: [u8; 128],
+    synced: bool,
+}
+
+impl ControlWriter {
+    pub(super) fn new(args: &AgentArgs, cgroup: &Path, source: &str) -> Self {
+        let node = args.node_name();
+        Self {
+            lease: args.lease.duration(),
+            node_offset: node_offset(&node),
+            node: to_text(&node),
+            source: to_text(source),
+            cgroup: to_text(&cgroup.to_string_lossy()),
+            synced: false,
+        }
+    }
+
+    /// Introduces the agent. Keeps the lease and the freshness that an earlier agent left: its tables are
+    /// used until this one knows better.
+    pub(super) fn start(&mut self, maps: &Maps) {
+        let earlier = maps.control();
+        maps.control.set(
+            0,
+            &Control {
+                layout_version: LAYOUT_VERSION,
+                node_offset: self.node_offset,
+                lease_expires_ns: earlier.lease_expires_ns,
+                lease_ns: self.lease.map_or(0, |lease| lease.as_nanos() as u64),
+                agent_started_ns: boot_ns(),
+                synced_ns: 0,
+                contact_ns: earlier.contact_ns,
+                changed_ns: earlier.changed_ns,
+                agent_pid: std::process::id(),
+                skipped: 0,
+                agent_version: to_text(env!("CARGO_PKG_VERSION")),
+                node: self.node,
+                source: self.source,
+                cgroup: self.cgroup,
+            },
+        );
+    }
+
+    /// Renews the lease. One that has lapsed is not renewed before the agent's view is complete: while
+    /// nobody watched, pods may have gone whose addresses others have now. One that has not is, for then
+    /// the tables are as fresh as those of an agent whose source is out of reach.
+    pub(super) fn renew(&self, maps: &Maps) {
+        if self.synced || maps.control().lease_expires_ns >= boot_ns() {
+            let until = self.lease.map_or(u64::MAX, |lease| boot_ns() + lease.as_nanos() as u64);
+            store(maps, offset_of!(Control, lease_expires_ns), until);
+        }
+    }
+
+    /// The tables changed.
+    pub(super) fn changed(&self, maps: &Maps) {
+        store(maps, offset_of!(Control, changed_ns), boot_ns());
+    }
+
+    /// The agent's view is complete: takes the lease. Whether it was not complete before.
+    pub(super) fn synced(&mut self, maps: &Maps) -> bool {
+        let first = !self.synced;
+        if first {
+            self.synced = true;
+            store(maps, offset_of!(Control, synced_ns), boot_ns());
+            self.renew(maps);
+        }
+        first
+    }
+
+    /// Notes how long ago the source was in touch with what it watches, and how much of it was skipped.
+    pub(super) fn source(&self, maps: &Maps, health: &SourceHealth) {
+        if let Some(age) = health.contact() {
+            let then = boot_ns().saturating_sub(age.as_nanos() as u64);
+            store(maps, offset_of!(Control, contact_ns), then);
+        }
+        let skipped = health.snapshot().problem_count as u32;
+        let control = maps.control();
+        if control.skipped != skipped {
+            // Two words of 32 bits, as they lie in memory.
+            let pair = [control.agent_pid, skipped];
+            store(maps, offset_of!(Control, agent_pid), bytemuck::cast(pair));
+        }
+    }
+}
+
+/// Stores one word of the only value.
+fn store(maps: &Maps, offset: usize, value: u64) {
+    if let Some(place) = maps.control.word(0, offset / 8) {
+        place.store(value, Ordering::Release);
+    }
+}
+
+/// Where a node's tie order starts: FNV-1a of its name, so that nodes of one cluster start apart.
+fn node_offset(node: &str) -> u32 {
+    node.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Who holds the lock on the pins, as far as the maps tell.
+pub(super) fn describe_holder(pins: &Pins) -> String {
+    match Maps::open(pins, Access::Read) {
+        Ok(maps) => {
+            let control = maps.control();
+            format!(
+                "process {} ({}, version {}, node {})",
+                control.agent_pid,
+                from_text(&control.source),
+                from_text(&control.agent_version),
+                from_text(&control.node)
+            )
+        }
+        Err(_) => "it is still starting".to_owned(),
+    }
+}
+
+const _: () = {
+    // Words that are stored by themselves are aligned ones.
+    assert!(offset_of!(Control, lease_expires_ns).is_multiple_of(8));
+    assert!(offset_of!(Control, synced_ns).is_multiple_of(8));
+    assert!(offset_of!(Control, contact_ns).is_multiple_of(8));
+    assert!(offset_of!(Control, changed_ns).is_multiple_of(8));
+    assert!(offset_of!(Control, agent_pid).is_multiple_of(8));
+    assert!(offset_of!(Control, skipped) == offset_of!(Control, agent_pid) + 4);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::node_offset;
+
+    #[test]
+    fn nodes_start_apart() {
+        let offsets: std::collections::HashSet<_> =
+            (0..100).map(|node| node_offset(&format!("node-{node}")) % 100).collect();
+        assert!(offsets.len() > 50, "only {} different starts of 100", offsets.len());
+    }
+}

@@ -1,0 +1,140 @@
+//! From events to tables.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    datapath::Maps,
+    metrics::{AgentMetrics, EventKind, Outcome},
+    model::{Event, Index, ObjectName},
+    reconcile::Reconciler,
+};
+
+/// Holds the two views, what should be and what is, and brings the second to the first.
+pub(super) struct Engine {
+    index: Index,
+    reconciler: Reconciler<Maps>,
+    metrics: Arc<AgentMetrics>,
+    zone: Option<Arc<str>>,
+    synced: bool,
+}
+
+impl Engine {
+    /// `zone` overrides what the source says of this node.
+    pub(super) fn new(
+        reconciler: Reconciler<Maps>,
+        index: Index,
+        zone: Option<String>,
+        metrics: Arc<AgentMetrics>,
+    ) -> Self {
+        Self { index, reconciler, metrics, zone: zone.map(Into::into), synced: false }
+    }
+
+    pub(super) const fn maps(&self) -> &Maps {
+        self.reconciler.kernel()
+    }
+
+    pub(super) const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Takes events in and brings the tables in step. Whether anything may have changed.
+    ///
+    /// Until the source has listed everything, events are only noted: a partial view must not remove
+    /// what an earlier agent knew.
+    pub(super) fn handle(&mut self, events: impl Iterator<Item = Event>, now: Instant) -> bool {
+        for event in events {
+            self.metrics.event(kind(&event));
+            let event = self.with_zone(event);
+            self.index.apply(event);
+        }
+        if !self.index.is_complete() {
+            return false;
+        }
+        let first = !self.synced;
+        let mut dirty = self.index.take_dirty();
+        let mut services: Vec<ObjectName> = dirty.iter().map(|dirty| dirty.service.clone()).collect();
+        if first {
+            services.extend(self.reconciler.known_services());
+            services.sort_unstable();
+            services.dedup();
+        }
+        let changed = self.apply(&services, now);
+        let applied_ms = jiff::Timestamp::now().as_millisecond();
+        for trigger_ms in dirty.drain(..).flat_map(|dirty| dirty.triggers) {
+            // A trigger in the future is a clock that differs, not a change that was foreseen.
+            let took = u64::try_from(applied_ms - trigger_ms).unwrap_or(0);
+            self.metrics.programmed(Duration::from_millis(took));
+        }
+        if first {
+            self.synced = true;
+            let (services, backends, _) = self.reconciler.used();
+            log::info!(
+                "in step with the source after {} ms: {services} Service ports, {backends} backends",
+                now.elapsed().as_millis()
+            );
+        }
+        changed > 0 || first
+    }
+
+    /// Brings the ports of `services` in step; how many ports changed. What one Service cannot have does
+    /// not keep the others from theirs.
+    fn apply(&mut self, services: &[ObjectName], now: Instant) -> usize {
+        let mut changed = 0;
+        let mut outcome = Outcome::Ok;
+        for service in services {
+            let desired = self.index.resolve(service);
+            match self.reconciler.apply(service, desired, now) {
+                Ok(ports) => {
+                    changed += ports;
+                    if ports > 0 {
+                        log::debug!("{service}: {ports} ports changed");
+                    }
+                }
+                Err(error) => {
+                    outcome = Outcome::Failed;
+                    log::error!("{service}: {error}");
+                }
+            }
+        }
+        if !services.is_empty() {
+            self.metrics.applied(outcome, now.elapsed(), changed as u64);
+        }
+        changed
+    }
+
+    /// Frees what nothing refers to, and serves what had found no room.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        match self.reconciler.sweep(now) {
+            Ok(waiting) if self.synced => {
+                self.apply(&waiting, now);
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("freeing what is not used any more: {error}"),
+        }
+    }
+
+    fn with_zone(&self, event: Event) -> Event {
+        match event {
+            Event::Node(mut node) if self.zone.is_some() => {
+                node.zone.clone_from(&self.zone);
+                Event::Node(node)
+            }
+            event => event,
+        }
+    }
+}
+
+fn kind(event: &Event) -> EventKind {
+    match event {
+        Event::AllServices(_) | Event::AllSlices(_) => EventKind::List,
+        Event::Service(_) => EventKind::Service,
+        Event::ServiceGone(_) => EventKind::ServiceGone,
+        Event::Slice(_) => EventKind::Slice,
+        Event::SliceGone(_) => EventKind::SliceGone,
+        Event::Node(_) => EventKind::Node,
+        Event::Skipped { .. } => EventKind::Skipped,
+    }
+}

@@ -1,0 +1,266 @@
+//! The agent of a node: events in, tables out, and a lease that says it is alive.
+//!
+//! [`run`] sets the data path up, then turns in one loop: events of the source are applied as they come,
+//! the lease is renewed, what nothing refers to is freed. Everything that must outlive the agent is in
+//! pinned maps, so it may end at any point of the loop, in any way.
+
+mod control;
+mod engine;
+mod status;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{control::ControlWriter, engine::Engine, status::AgentStatus};
+use crate::{
+    cli::{
+        agent::{AgentArgs, SourceChoice},
+        exit::{Exit, Failure},
+        values::{HttpListen, LeaseTerm},
+    },
+    datapath::{self, DatapathError, Installation, Pins, Sizes},
+    http::Server,
+    metrics::AgentMetrics,
+    model::{Defaults, Event, Index, NodeInfo},
+    reconcile::Reconciler,
+    source::{
+        self, SourceHealth, SourceKind,
+        kubernetes::{Access, KubernetesConfig, Timing},
+        manifests::ManifestsConfig,
+    },
+};
+
+/// Events that wait between the source and the tables.
+const QUEUE: usize = 4096;
+/// Events that are applied in one go.
+const BATCH: usize = 4096;
+/// How often what nothing refers to is freed, and the source's freshness is noted.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// Whatever stands in the way of a start, by name and with its remedy.
+pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
+    let pins = Pins::new(pins);
+    let choice = args.source()?;
+    if let SourceChoice::Manifests { dir } = &choice {
+        // Before anything is attached: an agent that cannot start should leave nothing behind.
+        source::manifests::check(dir).map_err(anyhow::Error::from)?;
+    }
+    let cgroup = datapath::find_cgroup2(args.cgroup.as_deref()).map_err(failure)?;
+    datapath::check_features().map_err(failure)?;
+    datapath::mount_bpffs(pins.root()).map_err(failure)?;
+    let Some(_lock) = pins.lock().map_err(failure)? else {
+        return Err(failure(DatapathError::SecondAgent(control::describe_holder(&pins))));
+    };
+    let sizes = Sizes {
+        services: args.max_services,
+        backends: args.max_backends,
+        slots: args.max_slots,
+        clients: args.max_clients,
+    };
+    let installation = datapath::install(&pins, &cgroup, &sizes, kernel_log_level()).map_err(failure)?;
+    log::info!(
+        "balancer {} on node {}: programs attached to {} ({} of them took over), pinned under {}",
+        env!("CARGO_PKG_VERSION"),
+        args.node_name(),
+        cgroup.display(),
+        installation.replaced,
+        pins.root().display(),
+    );
+    for note in &installation.notes {
+        log::warn!("{note}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(&pins, &cgroup, args, choice, installation))
+}
+
+/// The exit code that goes with what is wrong.
+pub(crate) fn failure(error: DatapathError) -> Failure {
+    let exit = match &error {
+        DatapathError::NotInstalled(_) => Exit::NotInstalled,
+        DatapathError::Permission(_) | DatapathError::Capability { .. } => Exit::NoPermission,
+        DatapathError::SecondAgent(_) => Exit::AlreadyRunning,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error)
+}
+
+/// What the programs log: as much as the agent's own log shows.
+fn kernel_log_level() -> u8 {
+    // aya-log counts from 1 (errors) to 5 (traces), as log does.
+    log::max_level() as u8
+}
+
+async fn serve(
+    pins: &Pins,
+    cgroup: &Path,
+    args: &AgentArgs,
+    choice: SourceChoice,
+    mut installation: Installation,
+) -> Result<(), Failure> {
+    // Before anything else: a signal must find somebody who listens.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let kernel_log = forward_kernel_log(&mut installation);
+    let mut maps = installation.maps;
+    datapath::set_up_probe(&mut maps).map_err(failure)?;
+    let mut control = ControlWriter::new(args, cgroup, &describe(&choice));
+    let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
+    log_recovered(&recovered);
+    let node = NodeInfo { name: args.node_name().into(), zone: args.zone.as_deref().map(Into::into) };
+    let defaults =
+        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
+    let mut index = Index::new(defaults);
+    index.apply(Event::Node(node));
+    let metrics = Arc::new(AgentMetrics::default());
+    let mut engine = Engine::new(recovered, index, args.zone.clone(), Arc::clone(&metrics));
+    control.start(engine.maps());
+
+    let (sender, mut events) = mpsc::channel(QUEUE);
+    let health = Arc::new(SourceHealth::new(match choice {
+        SourceChoice::Manifests { .. } => SourceKind::Manifests,
+        SourceChoice::Kubernetes { .. } => SourceKind::Kubernetes,
+    }));
+    let mut source = start_source(choice, args, sender, Arc::clone(&health));
+    let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
+    let (stop_web, web_stopped) = oneshot::channel::<()>();
+    if let HttpListen::At(addr) = args.http {
+        let server = Server::bind(addr).await.map_err(anyhow::Error::from)?;
+        log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());
+        tokio::spawn(server.run(Arc::clone(&status) as _, async {
+            // Either way, told or dropped, it is over.
+            let _ = web_stopped.await;
+        }));
+    }
+
+    let mut renew = interval(renewal(args.lease));
+    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut housekeeping = interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch: Vec<Event> = Vec::with_capacity(BATCH);
+    let stopped_by = loop {
+        tokio::select! {
+            count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
+                if count > 0 && engine.handle(batch.drain(..), Instant::now()) {
+                    control.changed(engine.maps());
+                    if engine.is_synced() && control.synced(engine.maps()) {
+                        status.synced();
+                    }
+                }
+            }
+            _ = renew.tick() => control.renew(engine.maps()),
+            _ = housekeeping.tick() => {
+                engine.sweep(Instant::now());
+                control.source(engine.maps(), &health);
+            }
+            result = &mut source => {
+                let result = result.unwrap_or_else(|error| Err(anyhow::anyhow!("the source failed: {error}")));
+                result.map_err(Failure::from)?;
+                return Err(Failure::from(anyhow::anyhow!("the source ended by itself")));
+            }
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+        }
+    };
+    drop(stop_web);
+    source.abort();
+    kernel_log.abort();
+    control.renew(engine.maps());
+    log::info!(
+        "{stopped_by}: the agent ends, the programs stay and balance on for {}; \
+         `balancer detach --pins {}` removes them",
+        match args.lease {
+            LeaseTerm::Endless => "ever (--lease 0)".to_owned(),
+            LeaseTerm::Lasts(term) => format!("{} s, then they leave connects alone", term.as_secs()),
+        },
+        pins.root().display(),
+    );
+    Ok(())
+}
+
+fn describe(choice: &SourceChoice) -> String {
+    match choice {
+        SourceChoice::Manifests { dir } => format!("manifests in {}", dir.display()),
+        SourceChoice::Kubernetes { .. } => "the Kubernetes API server".to_owned(),
+    }
+}
+
+fn log_recovered(reconciler: &Reconciler<datapath::Maps>) {
+    let (services, backends, _) = reconciler.used();
+    if services > 0 {
+        log::info!(
+            "took over {services} Service ports and {backends} backends from an earlier agent; nothing is \
+             removed before the source has listed everything"
+        );
+    }
+}
+
+/// Several renewals per lease: one that comes late must not let it lapse.
+fn renewal(lease: LeaseTerm) -> Duration {
+    const SLOWEST: Duration = Duration::from_secs(5);
+    lease.duration().map_or(SLOWEST, |term| (term / 4).min(SLOWEST))
+}
+
+fn start_source(
+    choice: SourceChoice,
+    args: &AgentArgs,
+    sender: mpsc::Sender<Event>,
+    health: Arc<SourceHealth>,
+) -> JoinHandle<anyhow::Result<()>> {
+    let node = args.node_name();
+    match choice {
+        SourceChoice::Manifests { dir } => {
+            let config = ManifestsConfig::new(absolute(dir), node);
+            tokio::spawn(async move { Ok(source::manifests::run(config, sender, health).await?) })
+        }
+        SourceChoice::Kubernetes { kubeconfig, context } => {
+            let config = KubernetesConfig {
+                access: Access { kubeconfig, context },
+                node_name: node.into(),
+                timing: Timing::default(),
+            };
+            tokio::spawn(async move { Ok(source::kubernetes::run(config, sender, health).await?) })
+        }
+    }
+}
+
+fn absolute(dir: PathBuf) -> PathBuf {
+    std::path::absolute(&dir).unwrap_or(dir)
+}
+
+/// Shows the programs' own log lines in the agent's log.
+fn forward_kernel_log(installation: &mut Installation) -> JoinHandle<()> {
+    let logger = aya_log::EbpfLogger::init(&mut installation.object)
+        .map_err(|error| log::warn!("the programs' log cannot be read: {error}"))
+        .ok()
+        .and_then(|logger| {
+            // SAFETY: the logger owns the ring buffer, whose descriptor stays open and the same for as
+            // long as it lives.
+            unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }.ok()
+        });
+    tokio::spawn(async move {
+        let Some(mut logger) = logger else { return };
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    })
+}

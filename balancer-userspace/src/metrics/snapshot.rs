@@ -1,0 +1,351 @@
+//! A snapshot of the maps as metrics.
+
+use std::{fmt, time::Duration};
+
+use balancer_common::abi::{BackendStats, PassReason, PickReason, handshake_bound_ns};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+
+use super::series::{BackendSeries, FAILURES, Labels, Selection, ServiceSeries, failures};
+use crate::{
+    model::Protocol,
+    view::{AgentView, Lease, Snapshot},
+};
+
+/// Encodes a snapshot, once.
+#[derive(Debug)]
+pub struct SnapshotCollector {
+    snapshot: Snapshot,
+    selection: Selection,
+    max_series: u32,
+}
+
+impl SnapshotCollector {
+    /// Chooses what to serve.
+    pub fn new(snapshot: Snapshot, max_series: u32) -> Self {
+        let selection = Selection::of(&snapshot, usize::try_from(max_series).unwrap_or(usize::MAX));
+        Self { snapshot, selection, max_series }
+    }
+}
+
+impl Collector for SnapshotCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Encoder(&mut encoder);
+        agent(&mut out, &self.snapshot.agent)?;
+        self.tables(&mut out)?;
+        self.services(&mut out)?;
+        self.backends(&mut out)?;
+        self.tcp_backends(&mut out)
+    }
+}
+
+fn agent(out: &mut Encoder<'_, '_>, agent: &AgentView) -> fmt::Result {
+    let info: Labels = vec![
+        ("version", agent.version.clone()),
+        ("node", agent.node.clone()),
+        ("source", agent.source.clone()),
+        ("cgroup", agent.cgroup.display().to_string()),
+    ];
+    out.info("balancer_agent", "The agent", [&info])?;
+    let mut seconds = |name, help, value: Option<f64>| {
+        value.map_or(Ok(()), |value| out.single(name, help, Some(&Unit::Seconds), &ConstGauge::new(value)))
+    };
+    let age = |age: Option<Duration>| age.map(|age| age.as_secs_f64());
+    seconds("balancer_agent_uptime", "Time since the agent started", Some(agent.uptime.as_secs_f64()))?;
+    seconds(
+        "balancer_lease_remaining",
+        "Time until connects are no longer balanced unless the lease is renewed; below 0 once it lapsed, absent for a \
+         lease that never lapses",
+        match agent.lease {
+            Lease::Endless => None,
+            Lease::Valid(rest) => Some(rest.as_secs_f64()),
+            Lease::Lapsed(since) => Some(-since.as_secs_f64()),
+            Lease::Never => Some(0.0),
+        },
+    )?;
+    seconds("balancer_sync_age", "Time since the view became complete; absent before", age(agent.synced))?;
+    seconds(
+        "balancer_source_contact_age",
+        "Time since the source was last known to be in touch with what it watches",
+        age(agent.contact),
+    )?;
+    seconds("balancer_tables_change_age", "Time since the tables last changed", age(agent.changed))?;
+    out.gauge("balancer_synced", "1 once the view is complete", u64::from(agent.synced.is_some()))?;
+    out.gauge(
+        "balancer_skipped_objects",
+        "Objects that the agent had to skip; its log names them",
+        agent.skipped.into(),
+    )
+}
+
+impl SnapshotCollector {
+    fn tables(&self, out: &mut Encoder<'_, '_>) -> fmt::Result {
+        let map = |name: &str| [("map", name.to_ascii_lowercase())];
+        let maps = &self.snapshot.maps;
+        out.gauges(
+            "balancer_map_entries",
+            "Entries in use",
+            maps.iter().map(|fill| (map(fill.name), fill.used)),
+        )?;
+        out.gauges(
+            "balancer_map_capacity",
+            "Entries that there is room for",
+            maps.iter().map(|fill| (map(fill.name), fill.capacity)),
+        )?;
+        let services = &self.snapshot.services;
+        out.gauge(
+            "balancer_services",
+            "Service ports, each address family counted apart",
+            services.len() as u64,
+        )?;
+        out.gauge(
+            "balancer_services_with_problems",
+            "Service ports that are not served as written; balancer services says why",
+            services.iter().filter(|service| service.problem.is_some()).count() as u64,
+        )?;
+        let left_out = self.selection.left_out;
+        let dialled = |value: &'static str| [("dialled", value)];
+        out.gauges(
+            "balancer_metrics_series_left_out",
+            "Series of Services and backends that --metrics-max-series leaves out, by whether this node dialled the Service",
+            [(dialled("true"), left_out.dialled), (dialled("false"), left_out.undialled)],
+        )?;
+        out.gauge("balancer_metrics_series_limit", "--metrics-max-series", self.max_series.into())
+    }
+
+    fn services(&self, out: &mut Encoder<'_, '_>) -> fmt::Result {
+        let selected = &self.selection.services;
+        let view = |series: &ServiceSeries| &self.snapshot.services[series.index];
+        let infos: Vec<Labels> = selected
+            .iter()
+            .map(|series| {
+                let mut labels = series.labels.clone();
+                labels.push(("address", view(series).frontend.ip().to_string()));
+                labels.push(("algorithm", view(series).algorithm.name().to_owned()));
+                labels
+            })
+            .collect();
+        out.info("balancer_service", "A Service port", &infos)?;
+        out.gauges(
+            "balancer_service_usable_backends",
+            "Backends that may be chosen",
+            selected.iter().map(|series| (series.labels.as_slice(), series.usable)),
+        )?;
+        out.counters(
+            "balancer_service_picks",
+            "Connects and first datagrams that were sent to a backend",
+            None,
+            selected.iter().flat_map(|series| {
+                let reasons = PickReason::ALL.map(PickReason::name);
+                by_reason(&series.labels, reasons, view(series).picks)
+            }),
+        )?;
+        out.counters(
+            "balancer_service_pass_throughs",
+            "Connects and datagrams that were left alone",
+            None,
+            selected.iter().flat_map(|series| {
+                let reasons = PassReason::ALL.map(PassReason::name);
+                by_reason(&series.labels, reasons, view(series).passes)
+            }),
+        )?;
+        out.counters(
+            "balancer_service_flow_evictions",
+            "Unconnected UDP sockets that talked to too many Services and forgot this one",
+            None,
+            selected
+                .iter()
+                .filter(|series| series.protocol == Protocol::Udp)
+                .map(|series| (series.labels.as_slice(), view(series).flow_evictions)),
+        )
+    }
+
+    fn backends(&self, out: &mut Encoder<'_, '_>) -> fmt::Result {
+        let backends = || self.selection.services.iter().flat_map(|service| &service.backends);
+        let each = |value: fn(&BackendSeries) -> u64| {
+            backends().map(move |backend| (backend.labels.as_slice(), value(backend)))
+        };
+        out.gauges(
+            "balancer_backend_connections",
+            "Sockets that are connected or connecting now",
+            each(|backend| backend.stats.active),
+        )?;
+        out.gauges(
+            "balancer_backend_usable",
+            "1 where the backend may be chosen, 0 once it was removed",
+            each(|backend| backend.usable.into()),
+        )?;
+        out.counters("balancer_backend_opened", "Attempts", None, each(|backend| backend.stats.opened))?;
+        out.counters(
+            "balancer_backend_established",
+            "Attempts that succeeded",
+            None,
+            each(|backend| backend.stats.established),
+        )?;
+        out.counters(
+            "balancer_backend_failed",
+            "Attempts that failed",
+            None,
+            backends().flat_map(|backend| by_reason(&backend.labels, FAILURES, failures(&backend.stats))),
+        )?;
+        out.counters(
+            "balancer_backend_closed",
+            "Sockets that were closed",
+            None,
+            each(|backend| backend.stats.closed),
+        )
+    }
+
+    fn tcp_backends(&self, out: &mut Encoder<'_, '_>) -> fmt::Result {
+        let backends = || {
+            let all = self.selection.services.iter().flat_map(|service| &service.backends);
+            all.filter(|backend| backend.protocol == Protocol::Tcp)
+        };
+        let each = |value: fn(&BackendStats) -> u64| {
+            backends().map(move |backend| (backend.labels.as_slice(), value(&backend.stats)))
+        };
+        out.counters(
+            "balancer_backend_received",
+            "Payload received, added when a connection closes",
+            Some(&Unit::Bytes),
+            each(|stats| stats.bytes_in),
+        )?;
+        out.counters(
+            "balancer_backend_sent",
+            "Payload acknowledged by the backend, added when a connection closes",
+            Some(&Unit::Bytes),
+            each(|stats| stats.bytes_out),
+        )?;
+        out.counters(
+            "balancer_backend_retransmits",
+            "Segments sent again, added when a connection closes",
+            None,
+            each(|stats| stats.retransmits),
+        )?;
+        out.family(
+            "balancer_backend_handshake",
+            "Time from connect() to the end of the TCP handshake",
+            Some(&Unit::Seconds),
+            backends().map(|backend| (backend.labels.as_slice(), Handshakes(&backend.stats))),
+        )
+    }
+}
+
+/// The labels of a series that has a reason besides those of its Service or backend.
+type WithReason<'a> = (&'a [(&'static str, String)], [(&'static str, &'static str); 1]);
+
+/// A series for each reason.
+fn by_reason<'a, const N: usize>(
+    labels: &'a Labels,
+    reasons: [&'static str; N],
+    counts: [u64; N],
+) -> impl Iterator<Item = (WithReason<'a>, u64)> {
+    reasons
+        .into_iter()
+        .zip(counts)
+        .map(move |(reason, count)| ((labels.as_slice(), [("reason", reason)]), count))
+}
+
+/// Writes one family after the other. A family without series is not written at all.
+struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Encoder<'_, '_> {
+    fn family<L: EncodeLabelSet, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        series: impl IntoIterator<Item = (L, M)>,
+    ) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        let Some((_, first)) = series.peek() else { return Ok(()) };
+        let help = format!("{help}.");
+        let mut encoder = self.0.encode_descriptor(name, &help, unit, first.metric_type())?;
+        series.try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(&labels)?))
+    }
+
+    fn single(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        metric: &dyn EncodeMetric,
+    ) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, &format!("{help}."), unit, metric.metric_type())?)
+    }
+
+    fn counters<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        series: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(
+            name,
+            help,
+            unit,
+            series.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value))),
+        )
+    }
+
+    fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(
+            name,
+            help,
+            None,
+            series.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value))),
+        )
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.single(name, help, None, &ConstGauge::new(value))
+    }
+
+    fn info<'l>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: impl IntoIterator<Item = &'l Labels>,
+    ) -> fmt::Result {
+        let mut labels = labels.into_iter().peekable();
+        if labels.peek().is_none() {
+            return Ok(());
+        }
+        let help = format!("{help}.");
+        let mut encoder = self.0.encode_descriptor(name, &help, None, MetricType::Info)?;
+        labels.try_for_each(|labels| encoder.encode_info(labels))
+    }
+}
+
+/// The handshake histogram of a backend.
+struct Handshakes<'a>(&'a BackendStats);
+
+impl EncodeMetric for Handshakes<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let buckets: Vec<(f64, u64)> = self
+            .0
+            .handshakes
+            .iter()
+            .enumerate()
+            .map(|(index, &count)| {
+                (handshake_bound_ns(index).map_or(f64::INFINITY, |ns| ns as f64 / 1e9), count)
+            })
+            .collect();
+        let count = self.0.handshakes.iter().sum();
+        encoder.encode_histogram::<NoLabelSet>(self.0.handshake_ns as f64 / 1e9, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}

@@ -1,0 +1,219 @@
+//! One Service, its slices and the node: what should be in the kernel for it. Pure.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use balancer_common::abi::Algorithm;
+
+use super::{
+    DesiredBackend, DesiredPort, Family, Frontend, InternalTraffic, NodeInfo, ObjectName, PortKey, PortSpec,
+    Protocol, Scope, ServiceSpec, SliceSpec, annotations,
+    endpoints::{Candidate, select, sort_and_merge},
+    problems::Problems,
+    quote::quote,
+};
+
+/// The most bytes of [`DesiredPort::problem`].
+const MAX_PROBLEM: usize = 512;
+
+/// Everything that the outcome depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The Service.
+    pub service: &'a ServiceSpec,
+    /// All slices of the Service, in the order of their names.
+    pub slices: &'a [&'a SliceSpec],
+    /// The node that the agent runs on.
+    pub node: &'a NodeInfo,
+    /// The algorithm of Services that ask for none.
+    pub default_algorithm: Algorithm,
+}
+
+/// What becomes of one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// Its ports, by address and then in the order of the Service. Empty if it is not balanced.
+    pub ports: Vec<DesiredPort>,
+    /// What somebody should put right, in words. That nothing is ready is not among it: that passes.
+    pub problems: Vec<String>,
+}
+
+/// Resolves a Service. `owner_of` names the Service that the frontend of port `index` belongs to, if that is
+/// not this port: the port is then left out.
+pub fn resolve<'a>(
+    input: Input<'a>,
+    owner_of: impl Fn(&Frontend, usize) -> Option<&'a ObjectName>,
+) -> Resolved {
+    let Input { service, slices, .. } = input;
+    let own = service.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let (settings, errors) = annotations::parse_service(own);
+    let mut general = Problems::default();
+    general.extend(&service.problems);
+    general.extend(errors);
+    if service.scope != Scope::Balanced {
+        return Resolved { ports: Vec::new(), problems: general.into_vec() };
+    }
+    for slice in slices {
+        general.extend(
+            slice.problems.iter().map(|problem| format!("EndpointSlice {}: {problem}", slice.name.name)),
+        );
+    }
+    let general = general.into_vec();
+
+    let mut ports = Vec::new();
+    let mut particular = Problems::default();
+    for addr in &service.cluster_ips {
+        let family = Family::of(*addr);
+        for (index, port) in service.ports.iter().enumerate() {
+            let frontend = Frontend { addr: *addr, port: port.port, protocol: port.protocol };
+            if let Some(owner) = owner_of(&frontend, index) {
+                let owner = if *owner == service.name { "another of its ports" } else { &owner.to_string() };
+                particular.add(format_args!(
+                    "{frontend} already belongs to {owner}: it is not balanced for this one"
+                ));
+                continue;
+            }
+            let (backends, finding) = backends(input, family, port);
+            if let Some(Finding::Mistake(text)) = &finding {
+                particular.add_once(text);
+            }
+            ports.push(DesiredPort {
+                key: PortKey {
+                    service: service.name.clone(),
+                    port_name: port.name.clone(),
+                    protocol: port.protocol,
+                    family,
+                },
+                frontend,
+                algorithm: settings.algorithm.unwrap_or(input.default_algorithm),
+                affinity: service.affinity,
+                backends,
+                problem: sentence(finding.as_ref().map(Finding::text), &general),
+            });
+        }
+    }
+    let mut problems = general;
+    problems.extend(particular.into_vec());
+    Resolved { ports, problems }
+}
+
+/// Why a port has no backends.
+enum Finding {
+    /// Somebody should put it right.
+    Mistake(String),
+    /// It passes, or is meant.
+    State(String),
+}
+
+impl Finding {
+    fn text(&self) -> &str {
+        match self {
+            Self::Mistake(text) | Self::State(text) => text,
+        }
+    }
+}
+
+fn backends(input: Input<'_>, family: Family, port: &PortSpec) -> (Vec<DesiredBackend>, Option<Finding>) {
+    let mut candidates = candidates(input.slices, family, port);
+    if candidates.is_empty() {
+        return (Vec::new(), why_no_candidates(input.slices, family, port));
+    }
+    sort_and_merge(&mut candidates);
+    select(&mut candidates, input.service.internal_traffic, input.node);
+    if candidates.is_empty() {
+        return (Vec::new(), Some(why_none_usable(input)));
+    }
+    (candidates.iter().filter_map(backend).collect(), None)
+}
+
+/// The endpoints of slices whose port has the name and protocol of the Service's port. The number comes
+/// from the slice: one `targetPort` name may stand for another number in every pod.
+fn candidates<'a>(slices: &[&'a SliceSpec], family: Family, port: &PortSpec) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for slice in slices.iter().filter(|slice| slice.family == family) {
+        for matching in slice.ports.iter().filter(|other| is_same_port(other, port)) {
+            candidates.extend(slice.endpoints.iter().map(|endpoint| Candidate {
+                endpoint,
+                port: matching.port,
+                weight: slice.weight,
+            }));
+        }
+    }
+    candidates
+}
+
+fn is_same_port(of_slice: &PortSpec, of_service: &PortSpec) -> bool {
+    of_slice.name == of_service.name && of_slice.protocol == of_service.protocol
+}
+
+fn backend(candidate: &Candidate<'_>) -> Option<DesiredBackend> {
+    let endpoint = candidate.endpoint;
+    Some(DesiredBackend {
+        addr: endpoint.addr,
+        port: candidate.port,
+        weight: candidate.weight,
+        condition: candidate.condition()?,
+        pod: endpoint.pod.clone(),
+        node: endpoint.node.clone(),
+        zone: endpoint.zone.clone(),
+    })
+}
+
+/// That a Service has no endpoints at all is nothing worth a word: it may be scaled to zero.
+fn why_no_candidates(slices: &[&SliceSpec], family: Family, port: &PortSpec) -> Option<Finding> {
+    let filled = || slices.iter().filter(|slice| !slice.endpoints.is_empty());
+    if !filled().any(|slice| slice.family == family) {
+        let other = filled().next()?.family;
+        return Some(Finding::State(format!(
+            "no {} endpoints, although there are {} ones",
+            family.name(),
+            other.name()
+        )));
+    }
+    let offered: BTreeSet<(&str, Protocol)> = filled()
+        .filter(|slice| slice.family == family)
+        .flat_map(|slice| slice.ports.iter().map(|port| (&*port.name, port.protocol)))
+        .collect();
+    let mut text = format!("no EndpointSlice has {}", port_words(&port.name, port.protocol));
+    for (index, (name, protocol)) in offered.iter().take(3).enumerate() {
+        let lead = if index == 0 { "; there is" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{lead} {}", port_words(name, *protocol));
+    }
+    if offered.len() > 3 {
+        let _ = write!(text, " and {} more", offered.len() - 3);
+    }
+    Some(Finding::Mistake(text))
+}
+
+fn port_words(name: &str, protocol: Protocol) -> String {
+    if name.is_empty() {
+        format!("an unnamed {protocol} port")
+    } else {
+        format!("a {protocol} port named {}", quote(name))
+    }
+}
+
+fn why_none_usable(input: Input<'_>) -> Finding {
+    match input.service.internal_traffic {
+        InternalTraffic::Cluster => Finding::State("no ready endpoints".to_owned()),
+        InternalTraffic::Local if input.node.name.is_empty() => Finding::Mistake(
+            "internalTrafficPolicy is Local, but the agent does not know the name of its node".to_owned(),
+        ),
+        InternalTraffic::Local => {
+            Finding::State("no ready endpoints on this node (internalTrafficPolicy: Local)".to_owned())
+        }
+    }
+}
+
+/// What a port shows of it: its own finding first, since the text is cut where it is kept.
+fn sentence(finding: Option<&str>, general: &[String]) -> Option<String> {
+    let parts: Vec<&str> = finding.into_iter().chain(general.iter().map(String::as_str)).collect();
+    if parts.is_empty() {
+        return None;
+    }
+    let mut text = parts.join("; ");
+    if text.len() > MAX_PROBLEM {
+        text.truncate(text.floor_char_boundary(MAX_PROBLEM));
+    }
+    Some(text)
+}

@@ -1,0 +1,302 @@
+//! `balancer check`: everything that must be right for connects to be balanced.
+
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use crate::{
+    cli::node::SelfProbe,
+    datapath::{self, Access, Maps, Pins, ProbeOutcome},
+    sockets::{self, Scope},
+    view::{AgentView, CheckItem, CheckReport, Lease, Liveness, MapFill, Outcome, Snapshot},
+};
+
+/// A map that is fuller than this is worth a warning.
+const FILL_WARNING: f64 = 0.8;
+/// A source that was not in touch for longer than this is worth a warning.
+const STALE: Duration = Duration::from_secs(120);
+/// How often counters and sockets are compared before a difference counts: sockets come and go meanwhile.
+const COMPARISONS: u32 = 3;
+
+/// Looks at everything, in an order in which each finding explains those after it.
+pub(super) fn check(pins: &Pins, probe: SelfProbe) -> CheckReport {
+    let mut items = vec![kernel(), mounts(pins)];
+    match Maps::open(pins, Access::Read).and_then(|maps| {
+        let snapshot = datapath::snapshot(pins, &maps)?;
+        Ok((maps, snapshot))
+    }) {
+        Ok((maps, snapshot)) => {
+            items.extend(installed(pins, &maps, &snapshot));
+            if probe == SelfProbe::Connect {
+                items.push(self_probe(pins, &maps, &snapshot.agent));
+            }
+        }
+        Err(error) => items.push(item(
+            "pins",
+            Outcome::Failed,
+            error.to_string(),
+            "start `balancer agent` on this node, or name its --pins directory",
+        )),
+    }
+    CheckReport { items }
+}
+
+fn item(name: &str, outcome: Outcome, detail: impl Into<String>, remedy: &str) -> CheckItem {
+    let remedy = if outcome == Outcome::Ok { String::new() } else { remedy.to_owned() };
+    CheckItem { name: name.to_owned(), outcome, detail: detail.into(), remedy }
+}
+
+fn kernel() -> CheckItem {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    match datapath::check_features() {
+        Ok(()) => item("kernel", Outcome::Ok, format!("{release} has all that the programs need"), ""),
+        Err(error) => item("kernel", Outcome::Failed, error.to_string(), "see the message"),
+    }
+}
+
+fn mounts(pins: &Pins) -> CheckItem {
+    let cgroup = datapath::find_cgroup2(None);
+    match (&cgroup, datapath::find_bpffs(pins.root())) {
+        (Ok(cgroup), true) => {
+            let detail = format!("cgroup2 at {}, bpffs at {}", cgroup.display(), pins.root().display());
+            item("mounts", Outcome::Ok, detail, "")
+        }
+        (Ok(_), false) => item(
+            "mounts",
+            Outcome::Failed,
+            format!("{} is not in a bpf file system", pins.root().display()),
+            "mount -t bpf bpf /sys/fs/bpf",
+        ),
+        (Err(error), _) => {
+            item("mounts", Outcome::Failed, error.to_string(), "mount -t cgroup2 none /sys/fs/cgroup/unified")
+        }
+    }
+}
+
+fn installed(pins: &Pins, maps: &Maps, snapshot: &Snapshot) -> Vec<CheckItem> {
+    let agent = &snapshot.agent;
+    let mut items = vec![agent_item(agent), lease(agent), sync(agent), attachment(pins, agent)];
+    items.extend(snapshot.maps.iter().map(fill));
+    items.push(skipped(snapshot));
+    items.push(counters(maps));
+    items
+}
+
+fn agent_item(agent: &AgentView) -> CheckItem {
+    match agent.liveness {
+        Liveness::Running => {
+            let detail =
+                format!("version {} runs as process {} on node {}", agent.version, agent.pid, agent.node);
+            item("agent", Outcome::Ok, detail, "")
+        }
+        Liveness::Dead => item(
+            "agent",
+            Outcome::Failed,
+            "no agent runs on this node",
+            "start `balancer agent`, or remove what it left with `balancer detach`",
+        ),
+    }
+}
+
+fn lease(agent: &AgentView) -> CheckItem {
+    let seconds = |duration: Duration| format!("{} s", duration.as_secs());
+    match agent.lease {
+        Lease::Endless => item("lease", Outcome::Ok, "never lapses (--lease 0)", ""),
+        Lease::Valid(left) => item("lease", Outcome::Ok, format!("valid for {}", seconds(left)), ""),
+        Lease::Lapsed(ago) => item(
+            "lease",
+            Outcome::Failed,
+            format!("lapsed {} ago: every connect is passed through to kube-proxy", seconds(ago)),
+            "see why the agent does not renew it: is it running, and has it listed everything?",
+        ),
+        Lease::Never => item(
+            "lease",
+            Outcome::Failed,
+            "was never taken: every connect is passed through to kube-proxy",
+            "the agent takes it when its source has listed everything; see its log",
+        ),
+    }
+}
+
+fn sync(agent: &AgentView) -> CheckItem {
+    let remedy = "see the agent's log for what keeps it from its source";
+    match (agent.synced, agent.contact) {
+        (None, _) => {
+            item("sync", Outcome::Failed, format!("{} has not been listed whole", agent.source), remedy)
+        }
+        (Some(_), Some(contact)) if contact > STALE => item(
+            "sync",
+            Outcome::Warning,
+            format!("no word from {} for {} s: the tables are as of then", agent.source, contact.as_secs()),
+            remedy,
+        ),
+        (Some(since), contact) => {
+            let contact = contact.map_or(String::new(), |age| format!(", last word {} s ago", age.as_secs()));
+            item(
+                "sync",
+                Outcome::Ok,
+                format!("in step with {} for {} s{contact}", agent.source, since.as_secs()),
+                "",
+            )
+        }
+    }
+}
+
+/// Whether every program is attached, all to one cgroup, and to the root of the hierarchy.
+fn attachment(pins: &Pins, agent: &AgentView) -> CheckItem {
+    let attachments = datapath::attachments(pins);
+    let missing: Vec<_> =
+        attachments.iter().filter(|(_, cgroup)| cgroup.is_none()).map(|(name, _)| *name).collect();
+    let remedy = "restart the agent: it attaches what is missing";
+    if !missing.is_empty() {
+        return item("programs", Outcome::Failed, format!("not attached: {}", missing.join(", ")), remedy);
+    }
+    let id = |path: &Path| fs::metadata(path).map(|metadata| metadata.ino()).ok();
+    let attached = attachments[0].1;
+    if attachments.iter().any(|(_, cgroup)| *cgroup != attached) || attached == Some(0) {
+        let detail = "attached to different cgroups, or to one that is gone";
+        return item("programs", Outcome::Failed, detail, remedy);
+    }
+    let root = datapath::find_cgroup2(None).ok();
+    if root.as_deref().and_then(id) == attached {
+        let detail = format!("all {} attached to the root of the hierarchy", attachments.len());
+        return item("programs", Outcome::Ok, detail, "");
+    }
+    item(
+        "programs",
+        Outcome::Warning,
+        format!("all attached to {}: only processes below it are balanced", agent.cgroup.display()),
+        "leave out --cgroup to balance every process of the node",
+    )
+}
+
+fn fill(map: &MapFill) -> CheckItem {
+    let share = map.used as f64 / map.capacity.max(1) as f64;
+    let detail = format!("{} of {} ({:.0}%)", map.used, map.capacity, share * 100.0);
+    // A full CLIENTS map forgets the clients that were silent longest, as it should.
+    let outcome = if share > FILL_WARNING && map.name != "CLIENTS" { Outcome::Warning } else { Outcome::Ok };
+    item(
+        &format!("map {}", map.name),
+        outcome,
+        detail,
+        &format!("raise --{} (after `balancer detach`)", map.flag),
+    )
+}
+
+fn skipped(snapshot: &Snapshot) -> CheckItem {
+    let problems = snapshot.services.iter().filter(|service| service.problem.is_some()).count();
+    match (snapshot.agent.skipped, problems) {
+        (0, 0) => item("objects", Outcome::Ok, "all are served as they are written", ""),
+        (skipped, problems) => item(
+            "objects",
+            Outcome::Warning,
+            format!("{skipped} skipped, {problems} Service ports with a problem"),
+            "`balancer services -A` and the agent's log say which and why",
+        ),
+    }
+}
+
+/// Whether the counters of open connections agree with the sockets that are open.
+fn counters(maps: &Maps) -> CheckItem {
+    let name = "counters";
+    let mut last = String::new();
+    for _ in 0..COMPARISONS {
+        let before = total_active(maps);
+        let listing = match sockets::live_sockets(maps.sockets(), Some(maps.flows()), Scope::Node) {
+            Ok(listing) => listing,
+            Err(error) => return item(name, Outcome::Skipped, error.to_string(), "run as root"),
+        };
+        let found = listing.sockets.iter().filter(|socket| socket.is_open()).count() as u64;
+        let after = total_active(maps);
+        if (before.min(after)..=before.max(after)).contains(&found) {
+            return item(name, Outcome::Ok, format!("{found} open connections, {found} sockets"), "");
+        }
+        // What could not be looked at may explain the difference.
+        if let Some(problem) = listing.incomplete.first() {
+            let detail = format!("{after} open connections by the counters, {found} sockets found: {problem}");
+            return item(name, Outcome::Skipped, detail, "run as root, in the host's PID namespace");
+        }
+        last = format!("{before} to {after} open connections by the counters, but {found} sockets");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    item(
+        name,
+        Outcome::Warning,
+        last,
+        "sockets of network namespaces without a process or a name cannot be listed; otherwise please report it",
+    )
+}
+
+fn total_active(maps: &Maps) -> u64 {
+    let active = |(id, _)| maps.backend_stats.get(id).map_or(0, |stats| stats.active);
+    maps.backends.iter().filter(|(_, backend)| backend.state != 0).map(active).sum()
+}
+
+/// Connects from a process in the cgroup that the programs are attached to.
+fn self_probe(pins: &Pins, maps: &Maps, agent: &AgentView) -> CheckItem {
+    let name = "self-probe";
+    let outcome = match own_cgroup(&agent.cgroup) {
+        Some(true) => datapath::probe(maps),
+        _ => match probe_from(&agent.cgroup, pins) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let detail = format!("no process could be put into {}: {error}", agent.cgroup.display());
+                return item(name, Outcome::Skipped, detail, "run `balancer check` as root on the host");
+            }
+        },
+    };
+    match outcome {
+        ProbeOutcome::Works => {
+            item(name, Outcome::Ok, "a UDP and a TCP connect were translated and counted", "")
+        }
+        ProbeOutcome::LeaseLapsed => {
+            item(name, Outcome::Failed, "connects are passed through: the lease has lapsed", "see the lease")
+        }
+        ProbeOutcome::Failed(why) => item(name, Outcome::Failed, why, "restart the agent and read its log"),
+    }
+}
+
+/// Whether this process is in `cgroup` or below; `None` if that cannot be told.
+fn own_cgroup(cgroup: &Path) -> Option<bool> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let root = datapath::find_cgroup2(None).ok()?;
+    let own: PathBuf = root.join(own.trim_start_matches('/'));
+    Some(own.starts_with(cgroup))
+}
+
+/// Runs the probe in a process of its own that moves into `cgroup` first.
+fn probe_from(cgroup: &Path, pins: &Pins) -> std::io::Result<ProbeOutcome> {
+    let procs = fs::OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--pins").arg(pins.root()).arg("probe");
+    // SAFETY: between fork and exec only write(2) is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::io::write(&procs, b"0")?;
+            Ok(())
+        });
+    }
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(match text.trim() {
+        "works" => ProbeOutcome::Works,
+        "lapsed" => ProbeOutcome::LeaseLapsed,
+        "" => ProbeOutcome::Failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        why => ProbeOutcome::Failed(why.to_owned()),
+    })
+}
+
+/// The other end of [`probe_from`]: what the hidden subcommand `probe` prints.
+pub(super) fn probe_here(pins: &Pins) -> String {
+    match Maps::open(pins, Access::Read).map(|maps| datapath::probe(&maps)) {
+        Ok(ProbeOutcome::Works) => "works".to_owned(),
+        Ok(ProbeOutcome::LeaseLapsed) => "lapsed".to_owned(),
+        Ok(ProbeOutcome::Failed(why)) => why,
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,250 @@
+//! What a connect from here would do: the same decision that the programs take, on the same tables.
+
+use std::collections::HashMap;
+
+use balancer_common::{
+    abi::{
+        Algorithm, Backend, ClientKey, ClientState, FULL_SCAN, FrontendKey, PassReason, PickReason, Service,
+    },
+    addr::PortBe,
+    select::source_hash,
+    tables::{Load, Tables},
+    translate::{self, Translation},
+};
+
+use crate::{
+    agent::failure,
+    cli::exit::Failure,
+    datapath::{Maps, Pins, attachments, boot_ns},
+    model::Frontend,
+    sockets,
+    view::{
+        BackendView, Candidate, Choice, ExplainedService, Explanation, PassCause, ServiceView, Snapshot,
+        Verdict,
+    },
+};
+
+/// The tables as they are now, of which nothing is changed by asking.
+struct Frozen<'a> {
+    maps: &'a Maps,
+    key: FrontendKey,
+    id: Option<u32>,
+    service: Option<Service>,
+    backends: HashMap<u32, Backend>,
+    client: u64,
+}
+
+impl Load for Frozen<'_> {
+    fn slot(&self, index: u32) -> Option<(u32, u32)> {
+        self.maps.slots.get(index).map(|slot| (slot.backend, slot.weight))
+    }
+
+    fn active(&self, backend: u32) -> u64 {
+        self.maps.backend_stats.get(backend).map_or(0, |stats| stats.active)
+    }
+
+    fn take_turn(&self, service: u32) -> u32 {
+        self.maps.service_stats.get(service).map_or(0, |stats| stats.turn as u32)
+    }
+
+    fn node_offset(&self) -> u32 {
+        self.maps.control().node_offset
+    }
+
+    fn random(&self) -> u32 {
+        0
+    }
+}
+
+impl Tables for Frozen<'_> {
+    fn service_id(&self, frontend: &FrontendKey) -> Option<u32> {
+        self.id.filter(|_| self.key == *frontend)
+    }
+
+    fn service(&self, id: u32) -> Option<&Service> {
+        self.service.as_ref().filter(|_| self.id == Some(id))
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(&id)
+    }
+
+    fn lease_expires_ns(&self) -> u64 {
+        self.maps.control().lease_expires_ns
+    }
+
+    fn now_ns(&self) -> u64 {
+        boot_ns()
+    }
+
+    fn client(&self) -> u64 {
+        self.client
+    }
+
+    fn client_state(&self, key: &ClientKey) -> Option<ClientState> {
+        self.maps.client(key).ok().flatten()
+    }
+
+    fn remember_client(&self, _: &ClientKey, _: &ClientState) {}
+}
+
+/// Explains a connect to `dialled` by a process of this network namespace.
+pub(super) fn explain(
+    pins: &Pins,
+    maps: &Maps,
+    snapshot: &Snapshot,
+    dialled: Frontend,
+) -> Result<Explanation, Failure> {
+    let key =
+        FrontendKey::new(dialled.addr.into(), PortBe::from_host(dialled.port), dialled.protocol.number());
+    let id = maps.frontend(&key).map_err(failure)?;
+    let view = id.and_then(|id| snapshot.services.iter().find(|service| service.id == id));
+    let backends = view.map(|view| view.backends.as_slice()).unwrap_or_default();
+    let tables = Frozen {
+        maps,
+        key,
+        id,
+        service: id.and_then(|id| maps.services.get(id)),
+        backends: backends.iter().filter_map(|view| Some((view.id, maps.backends.get(view.id)?))).collect(),
+        client: sockets::own_netns_cookie().unwrap_or(0),
+    };
+    let mut notes = Vec::new();
+    let attached = attachments(pins);
+    let verdict = if attached.iter().all(|(_, cgroup)| cgroup.is_none()) {
+        Verdict::PassThrough(PassCause::NotAttached)
+    } else {
+        match (translate::connect(&tables, &key), view) {
+            (Translation::Rewrite(choice), Some(view)) => {
+                Verdict::Rewrite(candidates(&tables, view, choice.backend, choice.reason))
+            }
+            (Translation::PassThrough { reason, .. }, _) => {
+                if reason == PassReason::NoBackends {
+                    notes.extend(view.and_then(|view| view.problem.clone()));
+                }
+                Verdict::PassThrough(PassCause::Program(reason))
+            }
+            (Translation::Miss | Translation::Rewrite(_), _) => Verdict::PassThrough(PassCause::NotAService),
+        }
+    };
+    Ok(Explanation {
+        dialled,
+        client: "this network namespace".to_owned(),
+        service: view.map(|view| ExplainedService {
+            namespace: view.namespace.clone(),
+            name: view.name.clone(),
+            port_name: view.port_name.clone(),
+            algorithm: view.algorithm,
+            affinity: view.affinity,
+            revision: view.revision,
+        }),
+        verdict,
+        notes,
+    })
+}
+
+/// All usable backends with the chance of each to be chosen next.
+fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: PickReason) -> Choice {
+    let usable: Vec<&BackendView> =
+        view.backends.iter().filter(|backend| backend.state.is_usable()).collect();
+    let slots = tables.service.map(|service| service.slots).unwrap_or_default();
+    let certain = |id: u32| if id == chosen { 1.0 } else { 0.0 };
+    let share: HashMap<u32, f64> = {
+        let mut counts: HashMap<u32, u32> = HashMap::new();
+        for index in 0..slots.len() {
+            if let Some((backend, _)) = tables.slot(slots.base().wrapping_add(index)) {
+                *counts.entry(backend).or_default() += 1;
+            }
+        }
+        counts.into_iter().map(|(id, count)| (id, f64::from(count) / f64::from(slots.len()))).collect()
+    };
+    let (rule, chance): (String, Box<dyn Fn(u32) -> f64>) = match (reason, view.algorithm) {
+        (PickReason::Affinity, _) => {
+            ("session affinity: this client was here before".to_owned(), Box::new(certain))
+        }
+        (_, Algorithm::LeastConnections) if slots.len() > FULL_SCAN => (
+            "least-connections: the less loaded of two random backends".to_owned(),
+            Box::new(two_choices(&usable)),
+        ),
+        (_, Algorithm::LeastConnections) => (
+            "least-connections: fewest open connections for its weight; ties in turn".to_owned(),
+            Box::new(certain),
+        ),
+        (_, Algorithm::RoundRobin) => ("round-robin: its turn is next".to_owned(), Box::new(certain)),
+        (_, Algorithm::ClientRoundRobin) => {
+            ("client-round-robin: its turn is next for this client".to_owned(), Box::new(certain))
+        }
+        (_, Algorithm::SourceHash) => {
+            let place = source_hash::index(tables.client, slots.len());
+            (
+                format!("source-hash: this client's place in the table is {place} of {}", slots.len()),
+                Box::new(certain),
+            )
+        }
+        (_, Algorithm::Random) => {
+            ("random: by weight".to_owned(), Box::new(move |id| share.get(&id).copied().unwrap_or(0.0)))
+        }
+    };
+    Choice {
+        rule,
+        candidates: usable
+            .iter()
+            .map(|backend| Candidate {
+                addr: backend.addr,
+                pod: backend.pod.clone(),
+                node: backend.node.clone(),
+                zone: backend.zone.clone(),
+                weight: backend.weight,
+                active: backend.stats.active,
+                chance: chance(backend.id),
+                reason: String::new(),
+            })
+            .collect(),
+    }
+}
+
+/// The chance of each backend to be the less loaded of two: of all ordered pairs, those that it wins.
+fn two_choices(usable: &[&BackendView]) -> impl Fn(u32) -> f64 + use<> {
+    let load = |backend: &BackendView| (backend.stats.active + 1) as f64 / f64::from(backend.weight.max(1));
+    let mut order: Vec<(u32, f64)> = usable.iter().map(|backend| (backend.id, load(backend))).collect();
+    order.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let pairs = (order.len() * order.len().saturating_sub(1)).max(1) as f64;
+    let chances: HashMap<u32, f64> = order
+        .iter()
+        .map(|(id, load)| {
+            let heavier = order.len() - order.partition_point(|(_, other)| other <= load);
+            let equal = order.len() - heavier - order.partition_point(|(_, other)| other < load) - 1;
+            // It beats every heavier one in either order, and an equal one when it comes first.
+            (*id, (2 * heavier + equal) as f64 / pairs)
+        })
+        .collect();
+    move |id| chances.get(&id).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::abi::{BackendState, BackendStats};
+
+    use super::*;
+
+    fn backend(id: u32, active: u64) -> BackendView {
+        BackendView {
+            id,
+            addr: ([10, 0, 0, id as u8], 80).into(),
+            state: BackendState::Ready,
+            weight: 1,
+            pod: "".into(),
+            node: "".into(),
+            zone: "".into(),
+            stats: BackendStats { active, ..BackendStats::default() },
+        }
+    }
+
+    #[test]
+    fn chances_of_two_choices_add_up() {
+        let backends = [backend(1, 0), backend(2, 5), backend(3, 5), backend(4, 9)];
+        let chance = two_choices(&backends.iter().collect::<Vec<_>>());
+        let all: Vec<f64> = (1..=4).map(chance).collect();
+        assert!((all.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{all:?}");
+        assert!((all[0] - 0.5).abs() < 1e-9 && all[3] == 0.0 && (all[1] - all[2]).abs() < 1e-9, "{all:?}");
+    }
+}

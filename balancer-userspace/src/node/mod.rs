@@ -1,0 +1,83 @@
+//! The node that the commands run on: the pinned maps, the sockets, the agent.
+
+mod check;
+mod connections;
+mod explain;
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    agent::{self, failure},
+    cli::{
+        agent::AgentArgs,
+        exit::{Exit, Failure},
+        node::{DetachMode, Node, SelfProbe},
+    },
+    datapath::{self, Access, Maps, Pins, Removal},
+    model::Frontend,
+    view::{CheckReport, Connection, DetachReport, Explanation, Snapshot},
+};
+
+/// This machine.
+#[derive(Debug)]
+pub struct ThisNode;
+
+impl Node for ThisNode {
+    fn agent(&self, pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
+        agent::run(pins, args)
+    }
+
+    fn snapshot(&self, pins: &Path) -> Result<Snapshot, Failure> {
+        datapath::read_snapshot(pins).map_err(failure)
+    }
+
+    fn connections(&self, pins: &Path, snapshot: &Snapshot) -> Result<Vec<Connection>, Failure> {
+        connections::connections(&open(pins)?, snapshot)
+    }
+
+    fn explain(
+        &self,
+        pins: &Path,
+        snapshot: &Snapshot,
+        dialled: &[Frontend],
+    ) -> Result<Vec<Explanation>, Failure> {
+        let maps = open(pins)?;
+        dialled
+            .iter()
+            .map(|frontend| explain::explain(&Pins::new(pins), &maps, snapshot, *frontend))
+            .collect()
+    }
+
+    fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
+        Ok(check::check(&Pins::new(pins), probe))
+    }
+
+    fn probe(&self, pins: &Path) -> Result<String, Failure> {
+        Ok(check::probe_here(&Pins::new(pins)))
+    }
+
+    fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
+        let pins = Pins::new(pins);
+        let running = pins.is_locked().map_err(failure)?;
+        if running && mode == DetachMode::Remove {
+            return Err(Failure::new(
+                Exit::AlreadyRunning,
+                anyhow::anyhow!(
+                    "an agent runs on this node and holds {}: stop it first, or detach under it with --force",
+                    pins.root().display()
+                ),
+            ));
+        }
+        let removal = match mode {
+            DetachMode::DryRun => Removal::DryRun,
+            DetachMode::Remove | DetachMode::RemoveUnderAgent => Removal::Act,
+        };
+        let detached = datapath::detach(&pins, removal).map_err(failure)?;
+        let text = |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.display().to_string()).collect();
+        Ok(DetachReport { removed: text(detached.removed), kept: text(detached.kept) })
+    }
+}
+
+fn open(pins: &Path) -> Result<Maps, Failure> {
+    Maps::open(&Pins::new(pins), Access::Read).map_err(failure)
+}

@@ -1,0 +1,158 @@
+//! What went wrong with a request, in words, and what to do about it.
+
+use std::{error::Error as StdError, time::Duration};
+
+use kube::{Error, core::Status};
+
+use crate::source::health::{Extent, Resource};
+
+/// What to do after a failure, and after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Go on with the same version: the view is intact.
+    Resume,
+    /// List everything.
+    Relist,
+}
+
+/// What was being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    List,
+    Watch,
+}
+
+impl Doing {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+/// A request that failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// What makes two failures the same one.
+    pub class: String,
+    /// For people.
+    pub text: String,
+    /// Whether it is about the server as a whole.
+    pub extent: Extent,
+    pub then: Then,
+    /// The server does not know who we are.
+    pub unauthorized: Unauthorized,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unauthorized {
+    Yes,
+    No,
+}
+
+impl Failure {
+    fn new(resource: Resource, doing: Doing, class: &str, text: &str, then: Then) -> Self {
+        Self {
+            class: format!("{} {class}", doing.name()),
+            text: format!("cannot {} {}: {text}", doing.name(), resource.name()),
+            extent: Extent::Resource,
+            then,
+            unauthorized: Unauthorized::No,
+        }
+    }
+
+    pub(super) fn timeout(resource: Resource, doing: Doing, after: Duration) -> Self {
+        let text = format!("no answer within {} s", after.as_secs());
+        Self::new(resource, doing, "timeout", &text, Then::Resume)
+    }
+
+    pub(super) fn no_version(resource: Resource, doing: Doing) -> Self {
+        let text =
+            "the answer has no resourceVersion: whatever sits between here and the API server drops it";
+        Self::new(resource, doing, "version", text, Then::Relist)
+    }
+
+    /// The server ended watches as soon as they began, `times` times.
+    pub(super) fn closed_at_once(resource: Resource, times: u32) -> Self {
+        let text = format!("the server ended it at once, {times} times in a row, without an error");
+        Self::new(resource, Doing::Watch, "closed", &text, Then::Resume)
+    }
+
+    /// The server answered with a status.
+    pub(super) fn status(resource: Resource, doing: Doing, status: &Status) -> Self {
+        let code = status.code;
+        let message = match (status.message.trim(), status.reason.trim()) {
+            ("", "") => String::new(),
+            ("", what) | (what, _) => format!(" ({})", shorten(what)),
+        };
+        let remedy = match code {
+            401 => ": check the token or client certificate of the agent",
+            403 => ": grant the agent's service account get, list and watch on it",
+            _ => "",
+        };
+        let then = match code {
+            401 | 403 | 429 | 500.. => Then::Resume,
+            _ => Then::Relist,
+        };
+        let mut failure =
+            Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
+        if code == 401 {
+            failure.unauthorized = Unauthorized::Yes;
+        }
+        failure
+    }
+
+    /// The client failed.
+    pub(super) fn client(resource: Resource, doing: Doing, error: &Error, server: &str) -> Self {
+        match error {
+            // What kube makes of an event that is JSON and cannot be read.
+            Error::Api(status) if status.code == 0 => {
+                let text = "an event is not one of an object of this kind";
+                Self::new(resource, doing, "answer", text, Then::Relist)
+            }
+            Error::Api(status) => Self::status(resource, doing, status),
+            Error::SerdeError(error) => {
+                let text = format!("cannot read the answer: {error}");
+                Self::new(resource, doing, "answer", &text, Then::Relist)
+            }
+            Error::HyperError(_) | Error::Service(_) => {
+                let cause = cause(error);
+                Self {
+                    class: format!("connect {cause}"),
+                    text: format!("cannot reach the API server at {server}: {cause}"),
+                    extent: Extent::Source,
+                    then: Then::Resume,
+                    unauthorized: Unauthorized::No,
+                }
+            }
+            _ => {
+                let cause = cause(error);
+                Self::new(resource, doing, &cause, &cause, Then::Resume)
+            }
+        }
+    }
+}
+
+/// Whether the version asked for is no longer there.
+pub(super) fn is_expired(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 410)
+}
+
+/// The innermost error, which says what happened; those around it say in which layer.
+fn cause(error: &dyn StdError) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    shorten(&innermost.to_string())
+}
+
+/// Messages of a server may be of any length.
+fn shorten(text: &str) -> String {
+    const LONGEST: usize = 300;
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

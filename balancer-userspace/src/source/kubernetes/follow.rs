@@ -1,0 +1,352 @@
+//! The loop that keeps up with one resource.
+//!
+//! ```text
+//!            complete                    expired, due, broken in a way that a version cannot mend
+//!  list ───────────────► watch ────────────────────────────────────────────────────► list
+//!   ▲ │ failed: pause     ▲ │ ended, silent, failed: pause, go on from the last version
+//!   └─┘                   └─┘
+//! ```
+//!
+//! It is written out rather than left to kube's `watcher`, which hides bookmarks (the only sign of life
+//! of a quiet cluster), starts the next watch at once when one is closed, and goes on with the same
+//! version when a watch request is answered with 410.
+
+use std::{pin::pin, sync::Arc};
+
+use futures::StreamExt;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    Timing,
+    access::Connection,
+    backoff,
+    failure::{Doing, Failure, Then, Unauthorized, is_expired},
+    sinks::Sink,
+};
+use crate::{
+    model::Event,
+    source::{
+        Events,
+        health::{Novelty, SourceHealth},
+    },
+};
+
+/// Failures in a row after which a version is no longer trusted.
+const FAILURES_TO_RELIST: u32 = 5;
+/// Watches in a row that ended at once before that is called a failure.
+const CLOSED_TO_COMPLAIN: u32 = 3;
+
+/// Nobody listens any more.
+pub(super) struct Closed;
+
+/// Whether others wait for this resource, or this one for another, before its first list is delivered.
+pub(super) enum Gate {
+    Opens(watch::Sender<bool>),
+    Waits(watch::Receiver<bool>),
+}
+
+/// How a watch ended.
+enum End {
+    /// By the server, after a life of some use.
+    Closed,
+    /// By the server, at once.
+    ClosedAtOnce,
+    /// By us: nothing was heard for too long.
+    Silent,
+    /// By us: it is time for a full list.
+    Due,
+    /// The version is no longer there.
+    Expired,
+    Failed(Failure),
+}
+
+/// What to do next.
+enum Next {
+    List,
+    Watch,
+}
+
+pub(super) struct Follow<S: Sink> {
+    sink: S,
+    connection: Connection,
+    api: Api<S::Object>,
+    timing: Timing,
+    events: Events,
+    health: Arc<SourceHealth>,
+    gate: Gate,
+    /// Where the next watch begins.
+    version: String,
+    /// When the next full list is due.
+    relist_at: Instant,
+    /// When the last watch began.
+    watched_at: Option<Instant>,
+    /// Attempts in a row that came to nothing.
+    failures: u32,
+}
+
+impl<S: Sink> Follow<S> {
+    pub(super) fn new(
+        sink: S,
+        connection: Connection,
+        timing: Timing,
+        events: Events,
+        health: Arc<SourceHealth>,
+        gate: Gate,
+    ) -> Self {
+        Self {
+            sink,
+            api: Api::all(connection.client()),
+            connection,
+            relist_at: Instant::now() + timing.relist,
+            timing,
+            events,
+            health,
+            gate,
+            version: String::new(),
+            watched_at: None,
+            failures: 0,
+        }
+    }
+
+    /// Keeps up until nobody listens.
+    pub(super) async fn run(&mut self) -> Closed {
+        let mut next = Next::List;
+        loop {
+            let step = match next {
+                Next::List => self.list_step().await,
+                Next::Watch => self.watch_step().await,
+            };
+            next = match step {
+                Ok(next) => next,
+                Err(closed) => return closed,
+            };
+        }
+    }
+
+    async fn list_step(&mut self) -> Result<Next, Closed> {
+        match self.list().await {
+            Ok(version) => {
+                self.version = version;
+                self.relist_at = Instant::now() + backoff::about(self.timing.relist);
+                self.wait_for_gate().await;
+                let events = self.sink.commit();
+                self.send(events).await?;
+                self.health.listed(S::RESOURCE);
+                self.open_gate();
+                Ok(Next::Watch)
+            }
+            Err(failure) => {
+                self.fail(failure).await;
+                let events = self.sink.failed();
+                self.send(events).await?;
+                self.open_gate();
+                self.pause().await;
+                Ok(Next::List)
+            }
+        }
+    }
+
+    async fn watch_step(&mut self) -> Result<Next, Closed> {
+        if let Some(last) = self.watched_at {
+            sleep_until(last + self.timing.floor).await;
+            self.health.reconnected(S::RESOURCE);
+        }
+        self.watched_at = Some(Instant::now());
+        Ok(match self.watch().await? {
+            End::Closed | End::Silent => Next::Watch,
+            End::Due => Next::List,
+            End::Expired => {
+                log::debug!("{}: version {} is gone, listing", S::RESOURCE.name(), self.version);
+                // Once is the ordinary course of things.
+                let again = self.failures > 0;
+                self.failures += 1;
+                if again {
+                    self.pause().await;
+                }
+                Next::List
+            }
+            End::ClosedAtOnce if self.failures + 1 < CLOSED_TO_COMPLAIN => {
+                self.failures += 1;
+                self.pause().await;
+                Next::Watch
+            }
+            End::ClosedAtOnce => {
+                let failure = Failure::closed_at_once(S::RESOURCE, self.failures + 1);
+                self.fail(failure).await;
+                self.pause().await;
+                self.resume()
+            }
+            End::Failed(failure) => {
+                let then = failure.then;
+                self.fail(failure).await;
+                self.pause().await;
+                match then {
+                    Then::Resume => self.resume(),
+                    Then::Relist => Next::List,
+                }
+            }
+        })
+    }
+
+    /// Every few failures, see whether a list fares better.
+    fn resume(&self) -> Next {
+        if self.failures.is_multiple_of(FAILURES_TO_RELIST) { Next::List } else { Next::Watch }
+    }
+
+    /// Reads everything; the version that it was read at.
+    async fn list(&mut self) -> Result<String, Failure> {
+        let selector = self.sink.selector();
+        let mut params = ListParams {
+            label_selector: selector.labels,
+            field_selector: selector.fields,
+            limit: Some(self.timing.page),
+            ..ListParams::default()
+        };
+        self.sink.begin();
+        loop {
+            let page = match timeout(self.timing.request, self.api.list(&params)).await {
+                Ok(Ok(page)) => page,
+                // The snapshot behind the token is gone: all at once, then.
+                Ok(Err(error)) if params.continue_token.is_some() && is_expired(&error) => {
+                    self.sink.begin();
+                    params.continue_token = None;
+                    params.limit = None;
+                    continue;
+                }
+                Ok(Err(error)) => return Err(self.client_failure(Doing::List, &error)),
+                Err(_) => return Err(Failure::timeout(S::RESOURCE, Doing::List, self.timing.request)),
+            };
+            self.health.touch(S::RESOURCE);
+            page.items.into_iter().for_each(|object| self.sink.add(object));
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                return version.ok_or_else(|| Failure::no_version(S::RESOURCE, Doing::List));
+            }
+        }
+    }
+
+    /// Watches from the last version on, and moves it.
+    async fn watch(&mut self) -> Result<End, Closed> {
+        let selector = self.sink.selector();
+        let seconds = backoff::about(self.timing.watch).as_secs().max(1);
+        let params = WatchParams {
+            label_selector: selector.labels,
+            field_selector: selector.fields,
+            timeout: u32::try_from(seconds).ok(),
+            bookmarks: true,
+            send_initial_events: false,
+        };
+        let stream = match timeout(self.timing.request, self.api.watch(&params, &self.version)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_expired(&error) => return Ok(End::Expired),
+            Ok(Err(error)) => return Ok(End::Failed(self.client_failure(Doing::Watch, &error))),
+            Err(_) => {
+                return Ok(End::Failed(Failure::timeout(S::RESOURCE, Doing::Watch, self.timing.request)));
+            }
+        };
+        let mut stream = pin!(stream);
+        self.health.touch(S::RESOURCE);
+        let settled_at = Instant::now() + self.timing.settled;
+        let mut heard_at = Instant::now();
+        let mut useful = false;
+        loop {
+            let item = tokio::select! {
+                item = stream.next() => item,
+                () = sleep_until(self.relist_at) => return Ok(End::Due),
+                () = sleep_until(heard_at + self.timing.silence) => return Ok(End::Silent),
+                () = sleep_until(settled_at), if !useful => {
+                    useful = true;
+                    self.well();
+                    continue;
+                }
+            };
+            let event = match item {
+                Some(Ok(event)) => event,
+                Some(Err(error)) if is_expired(&error) => return Ok(End::Expired),
+                Some(Err(error)) => return Ok(End::Failed(self.client_failure(Doing::Watch, &error))),
+                None if useful => return Ok(End::Closed),
+                None => return Ok(End::ClosedAtOnce),
+            };
+            let (version, events) = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    (object.resource_version(), self.sink.apply(object))
+                }
+                WatchEvent::Deleted(object) => (object.resource_version(), self.sink.delete(object)),
+                WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), Vec::new()),
+                WatchEvent::Error(status) if status.code == 410 => return Ok(End::Expired),
+                WatchEvent::Error(status) => {
+                    let failure = Failure::status(S::RESOURCE, Doing::Watch, &status);
+                    // In the midst of a stream it is unclear what was missed.
+                    return Ok(End::Failed(Failure { then: Then::Relist, ..failure }));
+                }
+            };
+            self.send(events).await?;
+            self.health.touch(S::RESOURCE);
+            heard_at = Instant::now();
+            match version.filter(|version| !version.is_empty()) {
+                Some(version) => self.version = version,
+                None => return Ok(End::Failed(Failure::no_version(S::RESOURCE, Doing::Watch))),
+            }
+            if !useful {
+                useful = true;
+                self.well();
+            }
+        }
+    }
+
+    /// The resource is being followed as it should.
+    fn well(&mut self) {
+        self.failures = 0;
+        if let Some(outage) = self.health.recovered(S::RESOURCE) {
+            log::info!("following {} again after {} s", S::RESOURCE.name(), outage.as_secs());
+        }
+    }
+
+    async fn fail(&mut self, failure: Failure) {
+        self.failures += 1;
+        let Failure { class, text, extent, unauthorized, .. } = failure;
+        if self.health.failed(S::RESOURCE, extent, &class, &text) == Novelty::New {
+            log::warn!("{text}; trying again, and what is in place stays until then");
+        }
+        if unauthorized == Unauthorized::Yes {
+            self.connection.refresh().await;
+            self.api = Api::all(self.connection.client());
+        }
+    }
+
+    async fn pause(&self) {
+        sleep(backoff::pause(self.timing.backoff, self.timing.backoff_cap, self.failures)).await;
+    }
+
+    fn client_failure(&self, doing: Doing, error: &kube::Error) -> Failure {
+        Failure::client(S::RESOURCE, doing, error, self.connection.server())
+    }
+
+    async fn wait_for_gate(&mut self) {
+        if let Gate::Waits(known) = &mut self.gate {
+            // Too late or never known: the zone then arrives after the lists.
+            let _ = timeout(self.timing.node_grace, known.wait_for(|known| *known)).await;
+        }
+    }
+
+    fn open_gate(&self) {
+        if let Gate::Opens(known) = &self.gate {
+            known.send_replace(true);
+        }
+    }
+
+    async fn send(&self, events: Vec<Event>) -> Result<(), Closed> {
+        for event in events {
+            self.events.send(event).await.map_err(|_| Closed)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! The API server as the source.
+//!
+//! Services, EndpointSlices and the agent's own Node are each listed in pages and then watched, by an
+//! explicit loop (`follow`) over kube's `list` and `watch`. A list is delivered whole or not at all, an
+//! unreachable API server changes nothing, and no failure is final.
+
+mod access;
+mod backoff;
+mod failure;
+mod follow;
+mod sinks;
+
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{Events, SourceError, SourceHealth};
+use access::Connection;
+use follow::{Follow, Gate};
+use sinks::{NodeSink, ServiceSink, SliceSink};
+
+pub use access::Access;
+
+/// Which API server, and how to treat it.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// How to reach it.
+    pub access: Access,
+    /// The node that the agent runs on; empty where it has no name, and then zones are unknown.
+    pub node_name: Arc<str>,
+    /// Intervals and limits.
+    pub timing: Timing,
+}
+
+/// Intervals and limits towards the API server.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Longest wait for a page of a list, or for a watch to begin.
+    pub request: Duration,
+    /// How long the server is asked to keep a watch open, give or take a fifth.
+    pub watch: Duration,
+    /// A watch without an event or bookmark for this long is taken for dead. Servers send a bookmark
+    /// about once a minute.
+    pub silence: Duration,
+    /// Shortest time between the beginnings of two watches of one resource.
+    pub floor: Duration,
+    /// A watch that lived this long counts as working, even without an event.
+    pub settled: Duration,
+    /// First pause after a failure; it doubles with every further one, and is then shortened at random
+    /// by up to a half, so that the agents of a cluster do not return all at once.
+    pub backoff: Duration,
+    /// Longest such pause.
+    pub backoff_cap: Duration,
+    /// Time between full lists while everything works, give or take a fifth: repairs a watch that is
+    /// silently stale, as after a restored etcd.
+    pub relist: Duration,
+    /// How long the first lists are held back for the zone of the own Node, so that a restart does not
+    /// resolve everything twice.
+    pub node_grace: Duration,
+    /// Objects per page.
+    pub page: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(30),
+            watch: Duration::from_secs(300),
+            silence: Duration::from_secs(150),
+            floor: Duration::from_secs(1),
+            settled: Duration::from_secs(10),
+            backoff: Duration::from_millis(500),
+            backoff_cap: Duration::from_secs(30),
+            relist: Duration::from_secs(30 * 60),
+            node_grace: Duration::from_secs(5),
+            page: 500,
+        }
+    }
+}
+
+/// Sends what the API server says, until the receiver is dropped or this future is.
+///
+/// The first events are [`Event::Node`], [`Event::AllServices`] and [`Event::AllSlices`], the last two
+/// in any order; where the Node cannot be read in time it comes later. Whole lists come again every
+/// now and then.
+///
+/// # Errors
+///
+/// When the configuration of the client cannot be used. An API server that cannot be reached is not an
+/// error: it is tried for ever.
+///
+/// [`Event::Node`]: crate::model::Event::Node
+/// [`Event::AllServices`]: crate::model::Event::AllServices
+/// [`Event::AllSlices`]: crate::model::Event::AllSlices
+pub async fn run(
+    config: KubernetesConfig,
+    events: Events,
+    health: Arc<SourceHealth>,
+) -> Result<(), SourceError> {
+    let KubernetesConfig { access, node_name, timing } = config;
+    let connection = Connection::new(access).await?;
+    log::info!("reading Services and EndpointSlices from the API server at {}", connection.server());
+    follow_all(connection, node_name, timing, events, health).await;
+    Ok(())
+}
+
+async fn follow_all(
+    connection: Connection,
+    node_name: Arc<str>,
+    timing: Timing,
+    events: Events,
+    health: Arc<SourceHealth>,
+) {
+    let (known, node_known) = watch::channel(node_name.is_empty());
+    let waits = || Gate::Waits(node_known.clone());
+    let services = ServiceSink::default();
+    let slices = SliceSink::new(health.clone());
+    let mut services =
+        Follow::new(services, connection.clone(), timing.clone(), events.clone(), health.clone(), waits());
+    let mut slices =
+        Follow::new(slices, connection.clone(), timing.clone(), events.clone(), health.clone(), waits());
+    let mut node = (!node_name.is_empty()).then(|| {
+        let sink = NodeSink::new(node_name);
+        Follow::new(sink, connection, timing, events.clone(), health, Gate::Opens(known))
+    });
+    let node = async {
+        match &mut node {
+            Some(node) => node.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    // Each ends when nobody listens, which may be noticed here first.
+    tokio::select! {
+        _ = services.run() => {}
+        _ = slices.run() => {}
+        _ = node => {}
+        () = events.closed() => {}
+    }
+}
