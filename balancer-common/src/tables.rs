@@ -3,7 +3,7 @@
 
 use crate::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
-    select::least_connections::{self, Balance},
+    select::least_connections::{self, Balance, Found},
 };
 
 /// The part of the tables that says how loaded backends are.
@@ -14,6 +14,8 @@ pub trait Load {
     fn active(&self, backend: u32) -> u64;
     /// Takes the next turn of a Service; the first is 0. Turns may repeat after 2^32.
     fn take_turn(&self, service: u32) -> u32;
+    /// Takes `count` more turns of a Service, which nobody else shall have.
+    fn skip_turns(&self, service: u32, count: u32);
     /// Where this node's tie order starts.
     fn node_offset(&self) -> u32;
     /// A uniform random number.
@@ -37,12 +39,15 @@ pub trait Tables: Load + Sized {
     fn client(&self) -> u64;
     /// What is remembered of a client.
     fn client_state(&self, key: &ClientKey) -> Option<ClientState>;
+    /// Takes the next turn of a client, and remembers it by that; the first is 0. Connects at the same
+    /// time take different turns: an application opens its pool from many threads.
+    fn take_client_turn(&self, key: &ClientKey) -> u32;
     /// Remembers a client. May be forgotten at any time.
     fn remember_client(&self, key: &ClientKey, state: &ClientState);
     /// Compares all backends of a Service. The eBPF programs call a function here that the verifier
     /// checks by itself, once, because it follows every round of the loop.
     #[inline(always)]
-    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<Found> {
         least_connections::scan(self, service, slots, balance)
     }
 }

@@ -18,6 +18,13 @@ pub fn fetch_add_one(counter: *mut u64) -> u64 {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }
 
+/// The same for a word of 32 bits, which may wrap.
+#[inline(always)]
+pub fn fetch_add_one_u32(counter: *mut u32) -> u32 {
+    // SAFETY: as for `add`.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(counter, 1) }
+}
+
 /// Takes one off a counter.
 #[inline(always)]
 pub fn sub_one(counter: *mut u64) {

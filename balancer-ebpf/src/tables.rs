@@ -4,12 +4,13 @@ use core::ptr;
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
     programs::SockAddrContext,
 };
 use balancer_common::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
-    select::least_connections::{self, Balance},
+    select::least_connections::{self, Balance, Found},
     tables::{Load, Tables},
 };
 
@@ -47,6 +48,14 @@ impl Load for Shared {
     }
 
     #[inline(always)]
+    fn skip_turns(&self, service: u32, count: u32) {
+        if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+            // SAFETY: the verifier has bounded the pointer to the map value.
+            atomic::add(unsafe { &raw mut (*stats).turn }, u64::from(count));
+        }
+    }
+
+    #[inline(always)]
     fn node_offset(&self) -> u32 {
         CONTROL.get(0).map_or(0, |control| control.node_offset)
     }
@@ -58,7 +67,7 @@ impl Load for Shared {
     }
 }
 
-/// Compares all backends of a Service; its answer is a backend id, or [`NONE`].
+/// Compares all backends of a Service; its answer is a backend id with the steps above it, or [`NONE`].
 ///
 /// Unmangled and not inlined, so that it is a global function of the program: the verifier checks it
 /// once and by itself, for any arguments.
@@ -66,7 +75,8 @@ impl Load for Shared {
 #[inline(never)]
 extern "C" fn least_connections(service: u32, base: u32, len: u32, uniform: u32) -> u64 {
     let balance = if uniform != 0 { Balance::Uniform } else { Balance::Weighted };
-    least_connections::scan(&Shared, service, SlotRange::new(base, len), balance).map_or(NONE, u64::from)
+    least_connections::scan(&Shared, service, SlotRange::new(base, len), balance)
+        .map_or(NONE, |found| (u64::from(found.steps) << 32) | u64::from(found.backend))
 }
 
 /// No backend.
@@ -89,6 +99,11 @@ impl Load for Maps<'_> {
     }
 
     #[inline(always)]
+    fn skip_turns(&self, service: u32, count: u32) {
+        Shared.skip_turns(service, count);
+    }
+
+    #[inline(always)]
     fn node_offset(&self) -> u32 {
         Shared.node_offset()
     }
@@ -101,10 +116,10 @@ impl Load for Maps<'_> {
 
 impl Tables for Maps<'_> {
     #[inline(always)]
-    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+    fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<Found> {
         let uniform = u32::from(matches!(balance, Balance::Uniform));
         let found = least_connections(service, slots.base(), slots.len(), uniform);
-        if found == NONE { None } else { Some(found as u32) }
+        if found == NONE { None } else { Some(Found { backend: found as u32, steps: (found >> 32) as u32 }) }
     }
 
     #[inline(always)]
@@ -148,6 +163,23 @@ impl Tables for Maps<'_> {
     fn client_state(&self, key: &ClientKey) -> Option<ClientState> {
         // SAFETY: the copy may mix two updates of one client, each of whose words is valid by itself.
         unsafe { CLIENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn take_client_turn(&self, key: &ClientKey) -> u32 {
+        // The second round is for a client whose first connects come at the same time.
+        for _ in 0..2 {
+            if let Some(state) = CLIENTS.get_ptr_mut(key) {
+                // SAFETY: the verifier has bounded the pointer to the map value. Should the map have evicted
+                // the client by now, another one skips a turn.
+                return atomic::fetch_add_one_u32(unsafe { &raw mut (*state).turn });
+            }
+            let state = ClientState { used_ns: 0, backend: 0, generation: 0, turn: 1, pad: 0 };
+            if CLIENTS.insert(key, &state, u64::from(BPF_NOEXIST)).is_ok() {
+                return 0;
+            }
+        }
+        0
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 
 use super::{mix, scale};
 use crate::{
-    abi::{ClientKey, ClientState, SlotRange},
+    abi::{ClientKey, SlotRange},
     tables::Tables,
 };
 
@@ -17,15 +17,8 @@ pub fn pick<T: Tables>(tables: &T, service: u32, slots: SlotRange) -> Option<u32
     }
     let client = tables.client();
     let key = ClientKey { netns_cookie: client, service, pad: 0 };
-    let state = tables.client_state(&key).unwrap_or(ClientState {
-        used_ns: 0,
-        backend: 0,
-        generation: 0,
-        turn: 0,
-        pad: 0,
-    });
+    let turn = tables.take_client_turn(&key);
     let start = scale(mix(client ^ ((service as u64) << 32) ^ tables.node_offset() as u64), len);
-    let index = start.wrapping_add(state.turn % len) % len;
-    tables.remember_client(&key, &ClientState { turn: state.turn.wrapping_add(1), ..state });
+    let index = start.wrapping_add(turn % len) % len;
     tables.slot(slots.base().wrapping_add(index)).map(|(backend, _)| backend)
 }

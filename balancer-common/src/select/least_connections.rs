@@ -3,7 +3,7 @@
 use super::{opaque, scale};
 use crate::{
     abi::{FULL_SCAN, SlotRange},
-    tables::Load,
+    tables::{Load, Tables},
 };
 
 /// Whether the backends of a Service are all of one weight.
@@ -13,6 +13,15 @@ pub enum Balance {
     Uniform,
     /// They may differ.
     Weighted,
+}
+
+/// The least loaded backend of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Backend id.
+    pub backend: u32,
+    /// How far behind the starting point it stands; below [`FULL_SCAN`].
+    pub steps: u32,
 }
 
 /// All ones if one more connection loads `(active, weight)` less than it would load `(other,
@@ -43,13 +52,28 @@ const fn choose(mask: u64, new: u64, old: u64) -> u64 {
     old ^ ((old ^ new) & mask)
 }
 
+/// Chooses among at most [`FULL_SCAN`] backends, and lets the next choice begin behind this one.
+#[inline(always)]
+pub fn pick<T: Tables>(tables: &T, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+    let Found { backend, steps } = tables.least_connections(service, slots, balance)?;
+    if steps != 0 {
+        tables.skip_turns(service, steps);
+    }
+    Some(backend)
+}
+
 /// Compares all backends; for at most [`FULL_SCAN`] slots.
 ///
-/// Ties go to the first one found from a starting point that moves with every choice and begins at the
-/// node's own offset. List order would make every node prefer the same first pods: with 100 nodes of one
-/// connection each and 50 pods, 10 pods would hold all of them.
+/// The steps are returned and not acted on: a branch on them in here would have the verifier follow every
+/// way to every number of them.
+///
+/// Ties go to the first one found behind the backend that was chosen last, beginning at the node's own
+/// offset. List order would make every node prefer the same first pods: with 100 nodes of ten connections
+/// each and 50 pods, 10 pods would hold all of them. A starting point that merely moved by one with every
+/// choice would favour whichever idle backend stands behind a run of busy ones: short connections would
+/// reach it once for each of them.
 #[inline(always)]
-pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
+pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balance) -> Option<Found> {
     let len = slots.len();
     if len == 0 {
         return None;
@@ -57,6 +81,7 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
     let mut index = tables.node_offset().wrapping_add(tables.take_turn(service)) % len;
     let (mut best, mut best_weight) = tables.slot(slots.base().wrapping_add(index))?;
     let mut best_active = tables.active(best);
+    let mut best_step = 0;
     // A count that no other backend can beat; unreachable where a heavier one may.
     let unbeatable = opaque(match balance {
         Balance::Uniform => 0,
@@ -75,15 +100,19 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
         best = choose(better, backend as u64, best as u64) as u32;
         best_weight = choose(better, weight as u64, best_weight as u64) as u32;
         best_active = choose(better, active, best_active);
+        best_step = choose(better, step as u64, best_step);
     }
-    Some(best)
+    Some(Found { backend: best, steps: best_step as u32 })
 }
 
 /// Compares two different random backends; for Services too large to compare all.
 #[inline(always)]
 pub fn sample<T: Load>(tables: &T, slots: SlotRange) -> Option<u32> {
     let len = slots.len();
-    if len < 2 {
+    if len == 0 {
+        return None;
+    }
+    if len == 1 {
         return tables.slot(slots.base()).map(|(backend, _)| backend);
     }
     let one = scale(tables.random(), len);

@@ -43,7 +43,7 @@ pub fn pick<T: Tables>(tables: &T, id: u32, service: &Service, slots: SlotRange)
             } else {
                 let balance =
                     if service.flags & SERVICE_UNIFORM != 0 { Balance::Uniform } else { Balance::Weighted };
-                tables.least_connections(id, slots, balance)?
+                least_connections::pick(tables, id, slots, balance)?
             }
         }
         Some(Algorithm::RoundRobin) => round_robin::pick(tables, id, slots)?,
