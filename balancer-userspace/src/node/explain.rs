@@ -47,6 +47,8 @@ impl Load for Frozen<'_> {
         self.maps.service_stats.get(service).map_or(0, |stats| stats.turn as u32)
     }
 
+    fn skip_turns(&self, _: u32, _: u32) {}
+
     fn node_offset(&self) -> u32 {
         self.maps.control().node_offset
     }
@@ -83,6 +85,10 @@ impl Tables for Frozen<'_> {
 
     fn client_state(&self, key: &ClientKey) -> Option<ClientState> {
         self.maps.client(key).ok().flatten()
+    }
+
+    fn take_client_turn(&self, key: &ClientKey) -> u32 {
+        self.client_state(key).map_or(0, |state| state.turn)
     }
 
     fn remember_client(&self, _: &ClientKey, _: &ClientState) {}
@@ -174,7 +180,7 @@ fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: Pick
             ("client-round-robin: its turn is next for this client".to_owned(), Box::new(certain))
         }
         (_, Algorithm::SourceHash) => {
-            let place = source_hash::index(tables.client, slots.len());
+            let place = source_hash::index(tables.node_offset(), tables.client, slots.len());
             (
                 format!("source-hash: this client's place in the table is {place} of {}", slots.len()),
                 Box::new(certain),
