@@ -31,17 +31,13 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use balancer_common::{
-    abi::{
-        Backend, BackendStats, FULL_SCAN, FrontendKey, Phase, PickReason, Service, SocketState, TCP, UDP,
-    },
+    abi::{Backend, BackendStats, FULL_SCAN, FrontendKey, Phase, PickReason, Service, SocketState, TCP, UDP},
     addr::{Ip, PortBe},
-    select::{opaque, scale},
+    select::{scale, sign_mask},
     translate::{self, Translation},
 };
 
-use crate::maps::{
-    BACKEND_STATS, BACKENDS, CONTROL, FRONTENDS, SERVICE_STATS, SERVICES, SLOTS, SOCKETS,
-};
+use crate::maps::{BACKEND_STATS, BACKENDS, CONTROL, FRONTENDS, SERVICE_STATS, SERVICES, SLOTS, SOCKETS};
 
 /// What every program returns: proceed.
 const PROCEED: i32 = 1;
@@ -160,6 +156,12 @@ fn loaded(slot: u32) -> Option<u64> {
     Some(active << 32 | id as u64)
 }
 
+/// All ones if `a` is below `b`, else 0; both below 2^63.
+#[inline(always)]
+fn below(a: u64, b: u64) -> u64 {
+    sign_mask(a.wrapping_sub(b))
+}
+
 /// The least loaded of all, beginning at `start`; as the real one it stops at an idle backend.
 #[inline(always)]
 fn scan(base: u32, len: u32, start: u32) -> Option<u32> {
@@ -174,10 +176,10 @@ fn scan(base: u32, len: u32, start: u32) -> Option<u32> {
         }
         index += 1;
         // The verifier follows both ways of a branch in every round; arithmetic has one.
-        index &= ((opaque(index as u64).wrapping_sub(len as u64)) as i64 >> 63) as u32;
+        index &= below(index as u64, len as u64) as u32;
         let next = loaded(base.wrapping_add(index))?;
         // Ties go to the first found, so only the counts are compared.
-        let better = (opaque((next >> 32).wrapping_sub(best >> 32)) as i64 >> 63) as u64;
+        let better = below(next >> 32, best >> 32);
         best ^= (best ^ next) & better;
     }
     Some(best as u32)
@@ -194,7 +196,9 @@ fn sample(base: u32, len: u32) -> Option<u32> {
         two += 1;
     }
     let (one, two) = (loaded(base.wrapping_add(one))?, loaded(base.wrapping_add(two))?);
-    Some(one.min(two) as u32)
+    // The lower word. Not by a branch, which would be guessed wrong half of the time.
+    let better = below(two >> 32, one >> 32);
+    Some((one ^ ((one ^ two) & better)) as u32)
 }
 
 #[inline(always)]

@@ -3,14 +3,14 @@
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use balancer_common::{
     abi::{
-        Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FrontendKey, LAYOUT_VERSION,
-        SERVICE_UNIFORM, Service, Slot, SlotRange,
+        Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FrontendKey,
+        LAYOUT_VERSION, SERVICE_UNIFORM, Service, Slot, SlotRange,
     },
     addr::PortBe,
 };
@@ -25,6 +25,10 @@ pub struct Datapath {
     pub installation: Installation,
     /// Where they are pinned.
     pub pins: Pins,
+    sizes: Sizes,
+    cgroup: PathBuf,
+    /// Programs that were replaced. They stay where they are in memory, so that others go elsewhere.
+    replaced: Vec<Installation>,
     next_service: u32,
     next_backend: u32,
     next_slot: u32,
@@ -56,11 +60,21 @@ impl Datapath {
         Ok(Self {
             installation,
             pins,
+            sizes,
+            cgroup: cgroup.to_owned(),
+            replaced: Vec::new(),
             next_service: FIRST_SERVICE,
             next_backend: FIRST_BACKEND,
             next_slot: FIRST_SLOT,
             _scratch: scratch,
         })
+    }
+
+    /// Loads the programs again, to other places in memory, and replaces those that are attached.
+    pub fn reload(&mut self) -> Result<()> {
+        let next = install(&self.pins, &self.cgroup, &self.sizes, 0).context("loading again")?;
+        self.replaced.push(std::mem::replace(&mut self.installation, next));
+        Ok(())
     }
 
     /// Adds a Service with `least-connections`, and returns the ids of its backends.
@@ -93,8 +107,7 @@ impl Datapath {
             self.next_slot += 1;
         }
         let count = self.next_backend - first;
-        let frontend =
-            FrontendKey::new((*address.ip()).into(), PortBe::from_host(address.port()), protocol);
+        let frontend = FrontendKey::new((*address.ip()).into(), PortBe::from_host(address.port()), protocol);
         maps.services.set(
             id,
             &Service {

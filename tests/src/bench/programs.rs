@@ -11,7 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::MapData,
-    programs::{CgroupSockAddr, links::{FdLink, PinnedLink}},
+    programs::{
+        CgroupSockAddr,
+        links::{FdLink, PinnedLink},
+    },
     sys::{Stats, enable_stats},
 };
 use balancer_common::abi::{TCP, UDP};
@@ -65,8 +68,8 @@ pub struct Results {
     pub rounds: usize,
     /// Connects in each measurement.
     pub runs: usize,
-    /// What the empty program read: already taken off.
-    pub empty_ns: Spread,
+    /// What the empty program read with warm and with cold caches: already taken off.
+    pub empty_ns: [Spread; 2],
     /// By scenario, then program.
     pub rows: Vec<Row>,
     /// Ratios, round by round.
@@ -101,30 +104,35 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
     let udp_many = datapath.service(UDP, vip(2), (0..MANY).map(nobody))?;
     // Whichever of them is chosen, there is somebody who answers.
     let tcp_many = datapath.service(TCP, vip(2), real().cycle().take(MANY as usize))?;
-    _ = (udp_many, tcp_many);
     let scenario = |name, protocol, caches, to, preload| Scenario { name, protocol, caches, to, preload };
     use Caches::{Cold, Warm};
     let (udp, tcp) = (|active| Some((udp_few.clone(), active)), |active| Some((tcp_few.clone(), active)));
     let scenarios = [
         scenario("UDP, 10 backends, all compared", UDP, Warm, vip(1), udp(1)),
         scenario("UDP, 10 backends, first one idle", UDP, Warm, vip(1), udp(0)),
-        scenario("UDP, 100,000 backends", UDP, Warm, vip(2), None),
+        scenario("UDP, 100,000 backends", UDP, Warm, vip(2), Some((udp_many.clone(), 1))),
         scenario("UDP, not a Service", UDP, Warm, nobody(1), None),
         scenario("UDP, cold, 10 backends, all compared", UDP, Cold, vip(1), udp(1)),
         scenario("UDP, cold, 10 backends, first one idle", UDP, Cold, vip(1), udp(0)),
-        scenario("UDP, cold, 100,000 backends", UDP, Cold, vip(2), None),
+        scenario("UDP, cold, 100,000 backends", UDP, Cold, vip(2), Some((udp_many.clone(), 1))),
         scenario("UDP, cold, not a Service", UDP, Cold, nobody(1), None),
         scenario("TCP, 10 backends, all compared", TCP, Warm, vip(1), tcp(1)),
         scenario("TCP, 10 backends, first one idle", TCP, Warm, vip(1), tcp(0)),
-        scenario("TCP, 100,000 backends", TCP, Warm, vip(2), None),
+        scenario("TCP, 100,000 backends", TCP, Warm, vip(2), Some((tcp_many.clone(), 1))),
         scenario("TCP, not a Service", TCP, Warm, SocketAddrV4::new(server.addresses().v4, 8080), None),
     ];
 
+    let mut replaced = Vec::new();
     let mut minimal = load_minimal(minimal_object, &datapath)?;
     let _stats = enable_stats(Stats::RunTime).context("the kernel's statistics of programs")?;
     // [program][scenario][round]
     let mut ns = vec![vec![Vec::new(); scenarios.len()]; PROGRAMS.len()];
     for round in 0..=rounds {
+        // Where a program lies in memory, and beside what, can make tens of nanoseconds: each round has
+        // all of them elsewhere.
+        datapath.reload()?;
+        let next = load_minimal(minimal_object, &datapath)?;
+        replaced.push(std::mem::replace(&mut minimal, next));
         for turn in 0..PROGRAMS.len() {
             let index = (turn + round) % PROGRAMS.len();
             replace(&mut minimal, &mut datapath, PROGRAMS[index])?;
@@ -155,9 +163,8 @@ fn load_minimal(object: &std::path::Path, datapath: &Datapath) -> Result<Ebpf> {
     let bytes = fs::read(object).with_context(|| object.display().to_string())?;
     let mut loader = EbpfLoader::new();
     let pinned = fs::read_dir(datapath.pins.version().join("maps")).context("pinned maps")?;
-    let names: Vec<String> = pinned
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<_>>()?;
+    let names: Vec<String> =
+        pinned.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
     for name in &names {
         let info = MapData::from_pin(datapath.pins.map(name))?.info()?;
         loader.map_max_entries(name, info.max_entries());
@@ -214,22 +221,31 @@ fn run(
     );
     // An unconnected UDP socket to a Service that no program translates still connects: it finds no route.
     let expected_to_fail = name == "empty" && !scenario.name.ends_with("not a Service");
-    ensure!(expected_to_fail || answer.failed.is_empty(), "{name}, {}: {:?}", scenario.name, answer.failed.first());
+    ensure!(
+        expected_to_fail || answer.failed.is_empty(),
+        "{name}, {}: {:?}",
+        scenario.name,
+        answer.failed.first()
+    );
     Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
 }
 
 fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Results {
-    let scenario = |name: &str| scenarios.iter().position(|scenario| scenario.name == name).unwrap_or_default();
+    let scenario =
+        |name: &str| scenarios.iter().position(|scenario| scenario.name == name).unwrap_or_default();
     let index = |name: &str| PROGRAMS.iter().position(|&program| program == name).unwrap_or_default();
-    // The same for all scenarios: the program does not look at what is dialled.
-    let empty: Vec<f64> = (0..rounds)
-        .map(|round| {
-            let runs = ns[index("empty")].iter().filter_map(|runs| runs.get(round).copied());
-            Spread::of(runs).median
-        })
-        .collect();
+    // The same for all scenarios but those with other caches: the program does not look at what is dialled.
+    let empty = |caches: Caches| -> Vec<f64> {
+        let same =
+            || scenarios.iter().zip(&ns[index("empty")]).filter(|(scenario, _)| scenario.caches == caches);
+        (0..rounds)
+            .map(|round| Spread::of(same().filter_map(|(_, runs)| runs.get(round).copied())).median)
+            .collect()
+    };
+    let (warm, cold) = (empty(Caches::Warm), empty(Caches::Cold));
     let net = |program: &str, name: &str| -> Vec<f64> {
-        ns[index(program)][scenario(name)].iter().zip(&empty).map(|(ns, empty)| ns - empty).collect()
+        let empty = if scenarios[scenario(name)].caches == Caches::Warm { &warm } else { &cold };
+        ns[index(program)][scenario(name)].iter().zip(empty).map(|(ns, empty)| ns - empty).collect()
     };
     let rows = scenarios
         .iter()
@@ -260,5 +276,5 @@ fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Resu
             });
         }
     }
-    Results { rounds, runs: RUNS, empty_ns: Spread::of(empty), rows, ratios }
+    Results { rounds, runs: RUNS, empty_ns: [Spread::of(warm), Spread::of(cold)], rows, ratios }
 }

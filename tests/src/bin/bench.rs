@@ -50,7 +50,10 @@ fn run(args: &Args) -> Result<()> {
     let results = programs::measure(&args.minimal, 15)?;
     println!("empty {:?}", results.empty_ns);
     for row in &results.rows {
-        println!("{:<36} {:<12} {:>7.1} ({:.1}..{:.1})", row.scenario, row.program, row.ns.median, row.ns.min, row.ns.max);
+        println!(
+            "{:<36} {:<12} {:>7.1} ({:.1}..{:.1})",
+            row.scenario, row.program, row.ns.median, row.ns.min, row.ns.max
+        );
     }
     for row in &results.ratios {
         println!("{:<70} {:>7.3} ({:.3}..{:.3})", row.name, row.ratio.median, row.ratio.min, row.ratio.max);
