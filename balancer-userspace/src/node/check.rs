@@ -217,7 +217,8 @@ fn counters(maps: &Maps) -> CheckItem {
         }
         // What could not be looked at may explain the difference.
         if let Some(problem) = listing.incomplete.first() {
-            let detail = format!("{after} open connections by the counters, {found} sockets found: {problem}");
+            let detail =
+                format!("{after} open connections by the counters, {found} sockets found: {problem}");
             return item(name, Outcome::Skipped, detail, "run as root, in the host's PID namespace");
         }
         last = format!("{before} to {after} open connections by the counters, but {found} sockets");
