@@ -1,6 +1,6 @@
 //! Least-connections: the backend with the fewest open connections for its weight.
 
-use super::{opaque, scale};
+use super::{scale, sign_mask};
 use crate::{
     abi::{FULL_SCAN, SlotRange},
     tables::{Load, Tables},
@@ -43,7 +43,7 @@ pub fn less_loaded(active: u64, weight: u32, other: u64, other_weight: u32) -> u
 /// All ones if `a` is below `b`, else 0; both below 2^63.
 #[inline(always)]
 fn below(a: u64, b: u64) -> u64 {
-    (opaque(a.wrapping_sub(b)) as i64 >> 63) as u64
+    sign_mask(a.wrapping_sub(b))
 }
 
 /// `new` where the mask is all ones, `old` where it is 0.
@@ -78,23 +78,55 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
     if len == 0 {
         return None;
     }
-    let mut index = tables.node_offset().wrapping_add(tables.take_turn(service)) % len;
-    let (mut best, mut best_weight) = tables.slot(slots.base().wrapping_add(index))?;
-    let mut best_active = tables.active(best);
-    let mut best_step = 0;
-    // A count that no other backend can beat; unreachable where a heavier one may.
-    let unbeatable = opaque(match balance {
-        Balance::Uniform => 0,
-        Balance::Weighted => u64::MAX,
-    });
+    let start = tables.node_offset().wrapping_add(tables.take_turn(service)) % len;
+    match balance {
+        Balance::Uniform => fewest(tables, slots, start),
+        Balance::Weighted => lightest(tables, slots, start),
+    }
+}
+
+/// The backend with the fewest connections, the first of them from `start` on, where weights do not differ.
+///
+/// A round keeps the count and the place of the best alone; its slot is read once more in the end. An idle
+/// backend ends the search, for it cannot be beaten.
+#[inline(always)]
+fn fewest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
+    let (base, len) = (slots.base(), slots.len());
+    let mut index = start;
+    let (first, _) = tables.slot(base.wrapping_add(index))?;
+    let mut best_active = tables.active(first);
+    let mut best_index = index;
     for step in 1..FULL_SCAN {
-        if step >= len || best_active == unbeatable {
+        if step >= len || best_active == 0 {
             break;
         }
-        // The next one, or the first after the last; without a branch, as above.
-        let next = index as u64 + 1;
-        index = choose(below(next, len as u64), next, 0) as u32;
-        let (backend, weight) = tables.slot(slots.base().wrapping_add(index))?;
+        index = after(index, len);
+        let (backend, _) = tables.slot(base.wrapping_add(index))?;
+        let active = tables.active(backend);
+        let better = below(active, best_active);
+        best_active = choose(better, active, best_active);
+        best_index = choose(better, index as u64, best_index as u64) as u32;
+    }
+    let (backend, _) = tables.slot(base.wrapping_add(best_index))?;
+    let behind = (best_index as u64).wrapping_sub(start as u64);
+    let steps = behind.wrapping_add(len as u64 & below(best_index as u64, start as u64));
+    Some(Found { backend, steps: steps as u32 })
+}
+
+/// The least loaded backend for its weight, the first of them from `start` on.
+#[inline(always)]
+fn lightest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
+    let (base, len) = (slots.base(), slots.len());
+    let mut index = start;
+    let (mut best, mut best_weight) = tables.slot(base.wrapping_add(index))?;
+    let mut best_active = tables.active(best);
+    let mut best_step = 0;
+    for step in 1..FULL_SCAN {
+        if step >= len {
+            break;
+        }
+        index = after(index, len);
+        let (backend, weight) = tables.slot(base.wrapping_add(index))?;
         let active = tables.active(backend);
         let better = less_loaded(active, weight, best_active, best_weight);
         best = choose(better, backend as u64, best as u64) as u32;
@@ -103,6 +135,13 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
         best_step = choose(better, step as u64, best_step);
     }
     Some(Found { backend: best, steps: best_step as u32 })
+}
+
+/// The slot behind `index`: the next one, or the first after the last.
+#[inline(always)]
+fn after(index: u32, len: u32) -> u32 {
+    let next = index as u64 + 1;
+    (next & below(next, len as u64)) as u32
 }
 
 /// Compares two different random backends; for Services too large to compare all.

@@ -52,7 +52,7 @@ fn draw(index: u32, len: u32) -> u32 {
 #[test]
 fn sampling_begins_at_65_backends() {
     for (backends, reason, reads) in
-        [(64, PickReason::Algorithm, 64), (65, PickReason::Sampled, 2), (66, PickReason::Sampled, 2)]
+        [(64, PickReason::Algorithm, 64 + 1), (65, PickReason::Sampled, 2), (66, PickReason::Sampled, 2)]
     {
         assert_eq!(reason == PickReason::Sampled, backends > FULL_SCAN);
         let world = World::with(LeastConnections, &vec![1; backends as usize]);
