@@ -366,7 +366,7 @@ pub struct ServiceStats {
     pub picks: [u64; 4],
     /// Connects and datagrams that were left alone, by [`PassReason`].
     pub passes: [u64; 4],
-    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot one.
+    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot this one.
     pub flow_evictions: u64,
 }
 
