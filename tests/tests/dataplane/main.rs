@@ -5,6 +5,7 @@
 
 mod bytes;
 mod tcp;
+mod udp;
 
 use std::{
     net::SocketAddr,
