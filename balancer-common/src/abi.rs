@@ -369,7 +369,7 @@ pub struct ServiceStats {
     pub picks: [u64; 4],
     /// Connects and datagrams that were left alone, by [`PassReason`].
     pub passes: [u64; 4],
-    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot one.
+    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot this one.
     pub flow_evictions: u64,
 }
 
@@ -437,13 +437,21 @@ pub struct SocketState {
     pub target: Ip,
     /// Where it was sent.
     pub target_port: PortBe,
-    /// 1 once the kernel gave up retransmitting the SYN.
-    pub expired: u16,
+    /// What has happened to the TCP connection: [`MARK_SENT`] and the like.
+    pub marks: u16,
     /// Process (thread group) that called connect(), in the initial PID namespace.
     pub tgid: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// The sequence number after the peer's FIN, with [`MARK_PEER_FIN`].
+    pub peer_end: u32,
 }
+
+/// In [`SocketState::marks`]: a SYN was sent. Without it connect() failed at once, for want of a route or a
+/// free port.
+pub const MARK_SENT: u16 = 1;
+/// In [`SocketState::marks`]: the kernel gave up retransmitting.
+pub const MARK_EXPIRED: u16 = 2;
+/// In [`SocketState::marks`]: a FIN arrived after our own; the data before it may still be missing.
+pub const MARK_PEER_FIN: u16 = 4;
 
 /// One Service that an unconnected UDP socket talks to.
 #[repr(C)]

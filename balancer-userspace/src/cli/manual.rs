@@ -120,7 +120,8 @@ fn every_command_in_a_manual_parses() {
             checked += 1;
         }
         // In the text a command may be mentioned without what it needs.
-        for words in spans(&manual).into_iter().filter(|span| span.starts_with("balancer ")).filter_map(call) {
+        for words in spans(&manual).into_iter().filter(|span| span.starts_with("balancer ")).filter_map(call)
+        {
             let name = words.get(1).copied().unwrap_or_default();
             let known = command().get_subcommands().any(|known| known.get_name() == name);
             assert!(known || name.starts_with('-') || name == "help", "{}: {words:?}", path.display());
@@ -146,7 +147,9 @@ fn the_readme_names_every_subcommand_algorithm_and_annotation() {
 
 #[test]
 fn limits_in_the_readme_are_those_of_the_code() {
-    let row = |start: &str| README.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}"));
+    let row = |start: &str| {
+        README.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}"))
+    };
     let check = |start: &str, number: String| assert!(row(start).contains(&number), "{}", row(start));
     check("| Backends that least-connections compares", abi::FULL_SCAN.to_string());
     check("| Services per unconnected UDP socket", abi::UDP_FLOWS.to_string());
@@ -225,7 +228,9 @@ fn heading(line: &str) -> Option<String> {
 #[test]
 fn every_module_stands_in_the_code_map() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for source in ["balancer-common/src", "balancer-ebpf/src", "balancer-userspace/src", "tests/src", "xtask/src"] {
+    for source in
+        ["balancer-common/src", "balancer-ebpf/src", "balancer-userspace/src", "tests/src", "xtask/src"]
+    {
         for entry in fs::read_dir(root().join(source)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_stem().unwrap().to_str().unwrap();
