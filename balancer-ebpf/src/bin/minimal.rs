@@ -221,7 +221,7 @@ fn record(socket: *mut SocketState, choice: &Choice) {
         (*socket).target.0[2] = (*choice.backend).addr.0[2];
         (*socket).target.0[3] = (*choice.backend).addr.0[3];
         (*socket).target_port = (*choice.backend).port;
-        (*socket).expired = 0;
+        (*socket).marks = 0;
         (*socket).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*socket).phase = phase as u32;
         atomic::add(&raw mut (*choice.service_stats)[1 + reason as usize], 1);
