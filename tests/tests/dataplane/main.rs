@@ -4,6 +4,7 @@
 //! pinned maps, and from what applications themselves see.
 
 mod bytes;
+mod failures;
 mod tcp;
 mod udp;
 
@@ -15,7 +16,7 @@ use std::{
 use balancer_tests::{
     agent::{Agent, AgentOptions, BackendStats, Dialled, ServiceStats},
     kernel::require_kernel,
-    manifests::{ManifestDir, Service},
+    manifests::{Endpoint, ManifestDir, Service},
     peer::{Client, Server},
     topology::{Pod, Topology, service_v4, service_v6},
 };
@@ -79,6 +80,14 @@ impl World {
         let slice = self.manifests.slice(name);
         let slice = slice.port("tcp", Protocol::Tcp, PORT).port("udp", Protocol::Udp, PORT);
         pods.into_iter().fold(slice, |slice, pod| slice.pod(pod)).write().unwrap();
+    }
+
+    /// Writes the slices of a Service whose only backends are these addresses.
+    fn bare_endpoints(&self, name: &str, addresses: impl IntoIterator<Item = std::net::IpAddr>) {
+        let slice = self.manifests.slice(name);
+        let slice = slice.port("tcp", Protocol::Tcp, PORT).port("udp", Protocol::Udp, PORT);
+        let endpoints = addresses.into_iter().map(Endpoint::ready);
+        endpoints.fold(slice, |slice, endpoint| slice.endpoint(endpoint)).write().unwrap();
     }
 
     fn agent(&self) -> Agent<'_> {
