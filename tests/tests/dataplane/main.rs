@@ -3,8 +3,12 @@
 //! Every test has a node, a cgroup and pins of its own. What is asserted comes from `balancer stats -o json`, which reads the
 //! pinned maps, and from what applications themselves see.
 
+mod affinity;
+mod algorithms;
 mod bytes;
 mod failures;
+mod lifetimes;
+mod passing;
 mod tcp;
 mod udp;
 
