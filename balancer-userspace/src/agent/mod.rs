@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::{
-    control::ControlWriter,
+    control::{ControlWriter, Renewal},
     engine::{Engine, Reading},
     status::AgentStatus,
 };
@@ -129,21 +129,11 @@ async fn serve(
     let mut control = ControlWriter::new(args, cgroup, &describe(&choice));
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
-    let node = NodeInfo { name: args.node_name().into(), zone: args.zone.as_deref().map(Into::into) };
-    let defaults =
-        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
-    let mut index = Index::new(defaults);
-    index.apply(Event::Node(node));
     let metrics = Arc::new(AgentMetrics::default());
-    let mut engine = Engine::new(recovered, index, args.zone.clone(), Arc::clone(&metrics));
+    let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
 
-    let (sender, mut events) = mpsc::channel(QUEUE);
-    let health = Arc::new(SourceHealth::new(match choice {
-        SourceChoice::Manifests { .. } => SourceKind::Manifests,
-        SourceChoice::Kubernetes { .. } => SourceKind::Kubernetes,
-    }));
-    let mut source = start_source(choice, args, sender, Arc::clone(&health));
+    let (mut source, mut events, mut health) = start_source(&choice, args);
     let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
     if let HttpListen::At(addr) = args.http {
@@ -170,11 +160,24 @@ async fn serve(
                     }
                 }
             }
-            _ = renew.tick() => control.renew(engine.maps()),
+            _ = renew.tick() => {
+                if control.renew(engine.maps()) == Renewal::TooLate && engine.is_synced() {
+                    log::warn!(
+                        "the lease lapsed while this agent stood still: connects are left alone until \
+                         everything has been listed again"
+                    );
+                    source.abort();
+                    engine.start_over(empty_index(args));
+                    control.start_over(engine.maps());
+                    (source, events, health) = start_source(&choice, args);
+                }
+            }
             _ = housekeeping.tick() => {
                 engine.sweep(Instant::now());
-                // What was malformed may be right now, with nothing else to report.
-                engine.handle(std::iter::empty(), reading(&health), Instant::now());
+                // In this order: what could be read at last was sent before it counted as read.
+                if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {
+                    control.changed(engine.maps());
+                }
                 control.source(engine.maps(), &health);
             }
             result = &mut source => {
@@ -200,6 +203,16 @@ async fn serve(
         pins.root().display(),
     );
     Ok(())
+}
+
+/// What is known before the source has said anything.
+fn empty_index(args: &AgentArgs) -> Index {
+    let defaults =
+        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
+    let mut index = Index::new(defaults);
+    let zone = args.zone.as_deref().map(Into::into);
+    index.apply(Event::Node(NodeInfo { name: args.node_name().into(), zone }));
+    index
 }
 
 fn reading(health: &SourceHealth) -> Reading {
@@ -229,17 +242,21 @@ fn renewal(lease: LeaseTerm) -> Duration {
     lease.duration().map_or(SLOWEST, |term| (term / 4).min(SLOWEST))
 }
 
-fn start_source(
-    choice: SourceChoice,
-    args: &AgentArgs,
-    sender: mpsc::Sender<Event>,
-    health: Arc<SourceHealth>,
-) -> JoinHandle<anyhow::Result<()>> {
+/// A running source: its task, what it sends, and how it is.
+type Source = (JoinHandle<anyhow::Result<()>>, mpsc::Receiver<Event>, Arc<SourceHealth>);
+
+fn start_source(choice: &SourceChoice, args: &AgentArgs) -> Source {
     let node = args.node_name();
-    match choice {
+    let (sender, events) = mpsc::channel(QUEUE);
+    let health = Arc::new(SourceHealth::new(match choice {
+        SourceChoice::Manifests { .. } => SourceKind::Manifests,
+        SourceChoice::Kubernetes { .. } => SourceKind::Kubernetes,
+    }));
+    let for_source = Arc::clone(&health);
+    let task = match choice.clone() {
         SourceChoice::Manifests { dir } => {
             let config = ManifestsConfig::new(absolute(dir), node);
-            tokio::spawn(async move { Ok(source::manifests::run(config, sender, health).await?) })
+            tokio::spawn(async move { Ok(source::manifests::run(config, sender, for_source).await?) })
         }
         SourceChoice::Kubernetes { kubeconfig, context } => {
             let config = KubernetesConfig {
@@ -247,9 +264,10 @@ fn start_source(
                 node_name: node.into(),
                 timing: Timing::default(),
             };
-            tokio::spawn(async move { Ok(source::kubernetes::run(config, sender, health).await?) })
+            tokio::spawn(async move { Ok(source::kubernetes::run(config, sender, for_source).await?) })
         }
-    }
+    };
+    (task, events, health)
 }
 
 fn absolute(dir: PathBuf) -> PathBuf {
