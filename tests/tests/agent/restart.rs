@@ -1,10 +1,6 @@
 //! The agent ends and comes back, in every way there is, while connects run: nobody notices.
 
-use std::{
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use aya::programs::{
     links::{FdLink, PinnedLink},
@@ -68,7 +64,9 @@ fn twenty_restarts_in_a_row_are_not_noticed() {
     assert_eq!(tables.slots, before.slots);
     assert_eq!(long.ask_held().unwrap().broken, 0);
     long.release(HELD, Close::Graceful).unwrap();
-    wait_for("held connections are counted down", || Tables::read(set.pins()).total(|stats| stats.active) == 0);
+    wait_for("held connections are counted down", || {
+        Tables::read(set.pins()).total(|stats| stats.active) == 0
+    });
 }
 
 #[test]
