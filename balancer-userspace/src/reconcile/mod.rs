@@ -17,3 +17,6 @@ pub mod runs;
 
 pub use apply::{Applied, Reconciler};
 pub use kernel::KernelTables;
+
+#[cfg(test)]
+mod tests;

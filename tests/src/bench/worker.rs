@@ -1,0 +1,172 @@
+//! The child processes of the benchmark: one that dials in a tight loop and times every connect(), one
+//! that accepts.
+//!
+//! They are the benchmark's own binary, started again in a pod. A dialler reads one JSON command a line
+//! and answers with one JSON line; the order of all work is thereby the parent's.
+
+use std::{
+    fs,
+    hint::black_box,
+    io::{self, BufRead as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, sockopt},
+    process::{getpid, setpriority_process},
+};
+use serde::{Deserialize, Serialize};
+
+/// A connect that takes longer counts as slow: a lost packet costs a second, a busy machine some
+/// milliseconds.
+pub const SLOW: Duration = Duration::from_millis(100);
+
+/// How often a server empties its queues: often enough that none overflows, seldom enough that waking it
+/// up is no part of the connects that are measured.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(2);
+
+/// What a dialler can be asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Move to a cgroup: sockets made from now on belong to it.
+    Enter(PathBuf),
+    /// Connect over TCP so often, to each destination in turn, and reset each connection at once.
+    Tcp {
+        /// Where to.
+        to: Vec<SocketAddrV4>,
+        /// How often.
+        count: usize,
+        /// What is in the caches.
+        caches: Caches,
+    },
+    /// Connect UDP sockets so often; nothing is sent.
+    Udp {
+        /// Where to.
+        to: Vec<SocketAddrV4>,
+        /// How often.
+        count: usize,
+        /// What is in the caches.
+        caches: Caches,
+    },
+}
+
+/// What is in the CPU's caches when connect() is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Caches {
+    /// What the connect before left there: the best case, of an application that does nothing else.
+    Warm,
+    /// Something else: the application has just worked through [`FOREIGN`] bytes of its own.
+    Cold,
+}
+
+/// More than the caches that belong to one CPU hold.
+const FOREIGN: usize = 6 << 20;
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// Time of each successful connect() in nanoseconds, ascending.
+    pub connect_ns: Vec<u64>,
+    /// Time of all of it, sockets made and closed included.
+    pub total_ns: u64,
+    /// Connects that took longer than [`SLOW`], failed ones included.
+    pub slow: usize,
+    /// Connects that failed, by what the kernel said.
+    pub failed: Vec<String>,
+}
+
+/// Serves commands from standard input until it ends.
+pub fn dial() -> Result<()> {
+    // The machine may be busy with other things; what they take away is not a cost of any variant.
+    // Only noise is lost where we may not.
+    _ = setpriority_process(Some(getpid()), -20);
+    let (stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
+    for line in stdin.lines() {
+        let answer = match serde_json::from_str(&line?)? {
+            Command::Enter(cgroup) => {
+                fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| cgroup.display().to_string())?;
+                Answer::default()
+            }
+            Command::Tcp { to, count, caches } => run(&to, count, SocketType::STREAM, caches)?,
+            Command::Udp { to, count, caches } => run(&to, count, SocketType::DGRAM, caches)?,
+        };
+        serde_json::to_writer(&mut stdout, &answer)?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, caches: Caches) -> Result<Answer> {
+    let mut answer = Answer { connect_ns: Vec::with_capacity(count), ..Answer::default() };
+    let mut foreign = vec![1_u64; if caches == Caches::Cold { FOREIGN / 8 } else { 0 }];
+    let begun = Instant::now();
+    for addr in to.iter().cycle().take(count) {
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).context("socket")?;
+        if kind == SocketType::STREAM {
+            // close() resets: no TIME_WAIT, which would use up the ports.
+            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+        }
+        // A word of each line, changed.
+        foreign.iter_mut().step_by(8).for_each(|word| *word = black_box(*word + 1));
+        let before = Instant::now();
+        let result = connect(&socket, addr);
+        let took = before.elapsed();
+        match result {
+            Ok(()) => answer.connect_ns.push(took.as_nanos() as u64),
+            Err(error) => answer.failed.push(format!("{addr}: {error}")),
+        }
+        answer.slow += usize::from(took > SLOW);
+    }
+    answer.total_ns = begun.elapsed().as_nanos() as u64;
+    answer.connect_ns.sort_unstable();
+    Ok(answer)
+}
+
+/// Accepts on all IPv4 addresses of these ports until it is killed. Says so on standard output once it
+/// listens.
+pub fn serve(ports: &[u16]) -> Result<()> {
+    let listeners = ports.iter().map(|&port| listener(port)).collect::<Result<Vec<_>>>()?;
+    io::stdout().write_all(b"listening\n")?;
+    io::stdout().flush()?;
+    loop {
+        for listener in &listeners {
+            drain(listener)?;
+        }
+        thread::sleep(ACCEPT_PAUSE);
+    }
+}
+
+fn listener(port: u16) -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).context("socket")?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("port {port}"))?;
+    listen(&socket, 65_535)?;
+    Ok(socket)
+}
+
+fn drain(listener: &OwnedFd) -> Result<()> {
+    loop {
+        match accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => drop(socket),
+            Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            // The client is gone already, or the process is out of something for now.
+            Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
+            Err(error) => bail!("accept: {error}"),
+        }
+    }
+}
+
+/// The IPv4 address of a [`SocketAddr`], which all of the benchmark's are.
+pub fn v4(addr: SocketAddr) -> SocketAddrV4 {
+    match addr {
+        SocketAddr::V4(addr) => addr,
+        SocketAddr::V6(addr) => unreachable!("{addr} is not IPv4"),
+    }
+}

@@ -1,0 +1,62 @@
+//! `cargo xtask bench`: what a connect costs, beside everything else that could be done with it.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the output of a command-line tool")]
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use balancer_tests::bench::{programs, worker};
+use clap::Parser;
+
+/// Measure balancer against the limit, direct connects and kube-proxy's rules
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    worker: Option<Role>,
+    /// The minimal programs, compiled
+    #[arg(long, env = "BALANCER_MINIMAL_OBJECT", default_value = "target/bpf/minimal.o")]
+    minimal: PathBuf,
+}
+
+/// What the benchmark starts itself as.
+#[derive(clap::Subcommand)]
+enum Role {
+    /// A process that the benchmark starts in a pod
+    #[command(hide = true, subcommand)]
+    Worker(WorkerRole),
+}
+
+#[derive(clap::Subcommand)]
+enum WorkerRole {
+    Dial,
+    Serve { ports: Vec<u16> },
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    match &args.worker {
+        Some(Role::Worker(WorkerRole::Dial)) => return worker::dial(),
+        Some(Role::Worker(WorkerRole::Serve { ports })) => return worker::serve(ports),
+        None => {}
+    }
+    let results = programs::measure(&args.minimal, 15)?;
+    println!("empty {:?}", results.empty_ns);
+    for row in &results.rows {
+        println!(
+            "{:<36} {:<12} {:>7.1} ({:.1}..{:.1})",
+            row.scenario, row.program, row.ns.median, row.ns.min, row.ns.max
+        );
+    }
+    for row in &results.ratios {
+        println!("{:<70} {:>7.3} ({:.3}..{:.3})", row.name, row.ratio.median, row.ratio.min, row.ratio.max);
+    }
+    Ok(())
+}
