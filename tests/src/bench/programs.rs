@@ -24,7 +24,7 @@ use super::{
     child::{Acceptor, Dialler},
     datapath::{Datapath, nobody},
     numbers::Spread,
-    worker::Caches,
+    worker::Pause,
 };
 use crate::topology::{Topology, service_v4};
 
@@ -44,7 +44,7 @@ const MANY: u32 = 100_000;
 struct Scenario {
     name: &'static str,
     protocol: u8,
-    caches: Caches,
+    pause: Pause,
     to: SocketAddrV4,
     /// Backends, and the open connections that they seem to have before the measurement.
     preload: Option<(Range<u32>, u64)>,
@@ -104,22 +104,22 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
     let udp_many = datapath.service(UDP, vip(2), (0..MANY).map(nobody))?;
     // Whichever of them is chosen, there is somebody who answers.
     let tcp_many = datapath.service(TCP, vip(2), real().cycle().take(MANY as usize))?;
-    let scenario = |name, protocol, caches, to, preload| Scenario { name, protocol, caches, to, preload };
-    use Caches::{Cold, Warm};
+    let scenario = |name, protocol, pause, to, preload| Scenario { name, protocol, pause, to, preload };
+    let (warm, cold) = (Pause::None, Pause::ColdCaches);
     let (udp, tcp) = (|active| Some((udp_few.clone(), active)), |active| Some((tcp_few.clone(), active)));
     let scenarios = [
-        scenario("UDP, 10 backends, all compared", UDP, Warm, vip(1), udp(1)),
-        scenario("UDP, 10 backends, first one idle", UDP, Warm, vip(1), udp(0)),
-        scenario("UDP, 100,000 backends", UDP, Warm, vip(2), Some((udp_many.clone(), 1))),
-        scenario("UDP, not a Service", UDP, Warm, nobody(1), None),
-        scenario("UDP, cold, 10 backends, all compared", UDP, Cold, vip(1), udp(1)),
-        scenario("UDP, cold, 10 backends, first one idle", UDP, Cold, vip(1), udp(0)),
-        scenario("UDP, cold, 100,000 backends", UDP, Cold, vip(2), Some((udp_many.clone(), 1))),
-        scenario("UDP, cold, not a Service", UDP, Cold, nobody(1), None),
-        scenario("TCP, 10 backends, all compared", TCP, Warm, vip(1), tcp(1)),
-        scenario("TCP, 10 backends, first one idle", TCP, Warm, vip(1), tcp(0)),
-        scenario("TCP, 100,000 backends", TCP, Warm, vip(2), Some((tcp_many.clone(), 1))),
-        scenario("TCP, not a Service", TCP, Warm, SocketAddrV4::new(server.addresses().v4, 8080), None),
+        scenario("UDP, 10 backends, all compared", UDP, warm, vip(1), udp(1)),
+        scenario("UDP, 10 backends, first one idle", UDP, warm, vip(1), udp(0)),
+        scenario("UDP, 100,000 backends", UDP, warm, vip(2), Some((udp_many.clone(), 1))),
+        scenario("UDP, not a Service", UDP, warm, nobody(1), None),
+        scenario("UDP, cold, 10 backends, all compared", UDP, cold, vip(1), udp(1)),
+        scenario("UDP, cold, 10 backends, first one idle", UDP, cold, vip(1), udp(0)),
+        scenario("UDP, cold, 100,000 backends", UDP, cold, vip(2), Some((udp_many.clone(), 1))),
+        scenario("UDP, cold, not a Service", UDP, cold, nobody(1), None),
+        scenario("TCP, 10 backends, all compared", TCP, warm, vip(1), tcp(1)),
+        scenario("TCP, 10 backends, first one idle", TCP, warm, vip(1), tcp(0)),
+        scenario("TCP, 100,000 backends", TCP, warm, vip(2), Some((tcp_many.clone(), 1))),
+        scenario("TCP, not a Service", TCP, warm, SocketAddrV4::new(server.addresses().v4, 8080), None),
     ];
 
     let mut replaced = Vec::new();
@@ -204,14 +204,14 @@ fn run(
     scenario: &Scenario,
     dialler: &mut Dialler,
 ) -> Result<f64> {
-    let count = match scenario.caches {
-        Caches::Warm => RUNS,
-        Caches::Cold => RUNS / 10,
+    let count = match scenario.pause {
+        Pause::None | Pause::ServerSleeps => RUNS,
+        Pause::ColdCaches => RUNS / 10,
     };
     let before = find(minimal, datapath, name)?.info()?;
     let answer = match scenario.protocol {
-        TCP => dialler.tcp(&[scenario.to], count, scenario.caches)?,
-        _ => dialler.udp(&[scenario.to], count, scenario.caches)?,
+        TCP => dialler.tcp(&[scenario.to], count, scenario.pause)?,
+        _ => dialler.udp(&[scenario.to], count, scenario.pause)?,
     };
     let after = find(minimal, datapath, name)?.info()?;
     let runs = after.run_count() - before.run_count();
@@ -235,16 +235,16 @@ fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Resu
         |name: &str| scenarios.iter().position(|scenario| scenario.name == name).unwrap_or_default();
     let index = |name: &str| PROGRAMS.iter().position(|&program| program == name).unwrap_or_default();
     // The same for all scenarios but those with other caches: the program does not look at what is dialled.
-    let empty = |caches: Caches| -> Vec<f64> {
+    let empty = |pause: Pause| -> Vec<f64> {
         let same =
-            || scenarios.iter().zip(&ns[index("empty")]).filter(|(scenario, _)| scenario.caches == caches);
+            || scenarios.iter().zip(&ns[index("empty")]).filter(|(scenario, _)| scenario.pause == pause);
         (0..rounds)
             .map(|round| Spread::of(same().filter_map(|(_, runs)| runs.get(round).copied())).median)
             .collect()
     };
-    let (warm, cold) = (empty(Caches::Warm), empty(Caches::Cold));
+    let (warm, cold) = (empty(Pause::None), empty(Pause::ColdCaches));
     let net = |program: &str, name: &str| -> Vec<f64> {
-        let empty = if scenarios[scenario(name)].caches == Caches::Warm { &warm } else { &cold };
+        let empty = if scenarios[scenario(name)].pause == Pause::None { &warm } else { &cold };
         ns[index(program)][scenario(name)].iter().zip(empty).map(|(ns, empty)| ns - empty).collect()
     };
     let rows = scenarios

@@ -26,10 +26,6 @@ use serde::{Deserialize, Serialize};
 /// milliseconds.
 pub const SLOW: Duration = Duration::from_millis(100);
 
-/// How often a server empties its queues: often enough that none overflows, seldom enough that waking it
-/// up is no part of the connects that are measured.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(2);
-
 /// What a dialler can be asked for.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
@@ -41,8 +37,8 @@ pub enum Command {
         to: Vec<SocketAddrV4>,
         /// How often.
         count: usize,
-        /// What is in the caches.
-        caches: Caches,
+        /// What happens between two connects.
+        pause: Pause,
     },
     /// Connect UDP sockets so often; nothing is sent.
     Udp {
@@ -50,22 +46,29 @@ pub enum Command {
         to: Vec<SocketAddrV4>,
         /// How often.
         count: usize,
-        /// What is in the caches.
-        caches: Caches,
+        /// What happens between two connects.
+        pause: Pause,
     },
 }
 
-/// What is in the CPU's caches when connect() is called.
+/// What happens between two connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Caches {
-    /// What the connect before left there: the best case, of an application that does nothing else.
-    Warm,
-    /// Something else: the application has just worked through [`FOREIGN`] bytes of its own.
-    Cold,
+pub enum Pause {
+    /// Nothing: one after the other, all caches warm. Whether the server is still awake from the last
+    /// connection is a matter of microseconds.
+    None,
+    /// Long enough for the server to fall asleep, as servers do, so that each connect has to wake it.
+    ServerSleeps,
+    /// The application works through [`FOREIGN`] bytes of its own, so that nothing of the last connect is
+    /// left in the CPU's own caches.
+    ColdCaches,
 }
 
 /// More than the caches that belong to one CPU hold.
 const FOREIGN: usize = 6 << 20;
+
+/// A server needs less than a tenth of it to close a connection and sleep, on an idle machine.
+const SLEEP: Duration = Duration::from_micros(100);
 
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -92,8 +95,8 @@ pub fn dial() -> Result<()> {
                 fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| cgroup.display().to_string())?;
                 Answer::default()
             }
-            Command::Tcp { to, count, caches } => run(&to, count, SocketType::STREAM, caches)?,
-            Command::Udp { to, count, caches } => run(&to, count, SocketType::DGRAM, caches)?,
+            Command::Tcp { to, count, pause } => run(&to, count, SocketType::STREAM, pause)?,
+            Command::Udp { to, count, pause } => run(&to, count, SocketType::DGRAM, pause)?,
         };
         serde_json::to_writer(&mut stdout, &answer)?;
         stdout.write_all(b"\n")?;
@@ -102,9 +105,9 @@ pub fn dial() -> Result<()> {
     Ok(())
 }
 
-fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, caches: Caches) -> Result<Answer> {
+fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, pause: Pause) -> Result<Answer> {
     let mut answer = Answer { connect_ns: Vec::with_capacity(count), ..Answer::default() };
-    let mut foreign = vec![1_u64; if caches == Caches::Cold { FOREIGN / 8 } else { 0 }];
+    let mut foreign = vec![1_u64; if pause == Pause::ColdCaches { FOREIGN / 8 } else { 0 }];
     let begun = Instant::now();
     for addr in to.iter().cycle().take(count) {
         let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).context("socket")?;
@@ -112,8 +115,18 @@ fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, caches: Caches) -> R
             // close() resets: no TIME_WAIT, which would use up the ports.
             sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
         }
-        // A word of each line, changed.
-        foreign.iter_mut().step_by(8).for_each(|word| *word = black_box(*word + 1));
+        match pause {
+            Pause::None => {}
+            Pause::ServerSleeps => {
+                // Not by sleeping, or the CPU would sleep too.
+                let begun = Instant::now();
+                while begun.elapsed() < SLEEP {
+                    std::hint::spin_loop();
+                }
+            }
+            // A word of each line, changed.
+            Pause::ColdCaches => foreign.iter_mut().step_by(8).for_each(|word| *word = black_box(*word + 1)),
+        }
         let before = Instant::now();
         let result = connect(&socket, addr);
         let took = before.elapsed();
@@ -128,35 +141,36 @@ fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, caches: Caches) -> R
     Ok(answer)
 }
 
-/// Accepts on all IPv4 addresses of these ports until it is killed. Says so on standard output once it
-/// listens.
+/// Accepts on all IPv4 addresses of these ports until it is killed, as servers do: a thread for each port,
+/// asleep until a connection comes. Says so on standard output once it listens.
 pub fn serve(ports: &[u16]) -> Result<()> {
     let listeners = ports.iter().map(|&port| listener(port)).collect::<Result<Vec<_>>>()?;
     io::stdout().write_all(b"listening\n")?;
     io::stdout().flush()?;
-    loop {
-        for listener in &listeners {
-            drain(listener)?;
-        }
-        thread::sleep(ACCEPT_PAUSE);
-    }
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            listeners.iter().map(|listener| scope.spawn(move || accept_all(listener))).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
 }
 
 fn listener(port: u16) -> Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).context("socket")?;
+    let socket =
+        socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).context("socket")?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("port {port}"))?;
     listen(&socket, 65_535)?;
     Ok(socket)
 }
 
-fn drain(listener: &OwnedFd) -> Result<()> {
+fn accept_all(listener: &OwnedFd) -> Result<()> {
     loop {
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(socket) => drop(socket),
-            Err(rustix::io::Errno::AGAIN) => return Ok(()),
-            // The client is gone already, or the process is out of something for now.
+            // The client is gone already.
             Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
             Err(error) => bail!("accept: {error}"),
         }
