@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddrV4, path::PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use balancer_common::abi::TCP;
 use serde::Serialize;
 
@@ -18,6 +18,9 @@ use crate::topology::{Cgroup, Pod, Topology, service_v4};
 
 /// How many Services there are.
 const SERVICES: [usize; 3] = [1, 1_000, 5_000];
+
+/// Connects of one variant before it is the next one's turn.
+const BLOCK: usize = 100;
 
 /// Endpoints of each Service.
 const ENDPOINTS: usize = 4;
@@ -44,10 +47,16 @@ pub struct Row {
     pub p90_ns: Spread,
     /// As above, 99 in a hundred.
     pub p99_ns: Spread,
-    /// Connects in a second by one thread, sockets made and closed included.
+    /// Half of the connections took less to open and reset, sockets made and closed included.
+    pub whole_ns: Spread,
+    /// Connections opened and reset in a second by one thread, without a pause.
     pub per_second: Spread,
-    /// Median of a round over the median of direct connects in the same round.
+    /// `p50_ns` over that of direct connects in the same round.
     pub p50_ratio: Spread,
+    /// `whole_ns` over that of direct connects in the same round.
+    pub whole_ratio: Spread,
+    /// `p50_ns` less that of direct connects in the same round.
+    pub added_ns: Spread,
     /// Connects that failed or were slow, in all rounds.
     pub failed: usize,
 }
@@ -164,17 +173,24 @@ pub fn measure(rounds: usize, connects: usize) -> Result<Results> {
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
     for round in 0..=rounds {
         progress(&format!("connects, round {round} of {rounds}"));
-        for turn in 0..variants.len() {
-            let index = (turn + round) % variants.len();
-            let sample = dial(&mut sites, &variants[index], connects)?;
-            // The first round fills caches and neighbour tables.
-            if round > 0 {
-                samples[index].push(sample);
+        let mut now: Vec<Sample> = variants.iter().map(|_| Sample::default()).collect();
+        // In blocks of few, so that a disturbance of a tenth of a second meets all variants alike.
+        for block in 0..connects / BLOCK {
+            for turn in 0..variants.len() {
+                let index = (turn + block + round) % variants.len();
+                now[index].add(&mut sites, &variants[index])?;
+            }
+        }
+        // The first round fills caches and neighbour tables.
+        if round > 0 {
+            for (samples, mut sample) in samples.iter_mut().zip(now) {
+                sample.sort();
+                samples.push(sample);
             }
         }
     }
     drop((datapaths, cgroups, plain));
-    Ok(Results { rounds, connects, rows: rows(&variants, &samples), missing })
+    Ok(Results { rounds, connects, rows: rows(&variants, &samples, connects), missing })
 }
 
 fn variant(name: &str, services: usize, dialler: usize, cgroup: &Cgroup, to: Vec<SocketAddrV4>) -> Variant {
@@ -182,54 +198,66 @@ fn variant(name: &str, services: usize, dialler: usize, cgroup: &Cgroup, to: Vec
 }
 
 /// A variant in a round.
+#[derive(Default)]
 struct Sample {
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    per_second: f64,
+    connect: Vec<u64>,
+    whole: Vec<u64>,
+    hurried_ns: u64,
     failed: usize,
 }
 
-fn dial(sites: &mut [Site], variant: &Variant, connects: usize) -> Result<Sample> {
-    let dialler = &mut sites[variant.dialler].dialler;
-    dialler.enter(&variant.cgroup)?;
-    let answer = dialler.tcp(&variant.to, connects, Pause::ServerSleeps)?;
-    let hurried = dialler.tcp(&variant.to, connects, Pause::None)?;
-    ensure!(
-        answer.failed.len() * 2 < connects,
-        "{} with {} Services: {} of {connects} connects failed, among them {}",
-        variant.name,
-        variant.services,
-        answer.failed.len(),
-        answer.failed.first().context("a failure")?
-    );
-    let at = |share| percentile(&answer.connect_ns, share);
-    Ok(Sample {
-        p50: at(0.50),
-        p90: at(0.90),
-        p99: at(0.99),
-        per_second: connects as f64 / hurried.total_ns as f64 * 1e9,
-        failed: [answer, hurried].iter().map(|answer| answer.failed.len() + answer.slow).sum(),
-    })
+impl Sample {
+    fn add(&mut self, sites: &mut [Site], variant: &Variant) -> Result<()> {
+        let dialler = &mut sites[variant.dialler].dialler;
+        dialler.enter(&variant.cgroup)?;
+        let measured = dialler.tcp(&variant.to, BLOCK, Pause::ServerSleeps)?;
+        let hurried = dialler.tcp(&variant.to, BLOCK, Pause::None)?;
+        for answer in [&measured, &hurried] {
+            ensure!(
+                answer.failed.len() * 2 < BLOCK,
+                "{} with {} Services: {} of {BLOCK} connects failed, among them {:?}",
+                variant.name,
+                variant.services,
+                answer.failed.len(),
+                answer.failed.first()
+            );
+            self.failed += answer.failed.len() + answer.slow;
+        }
+        self.connect.extend(measured.connect_ns);
+        self.whole.extend(measured.whole_ns);
+        self.hurried_ns += hurried.total_ns;
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        self.connect.sort_unstable();
+        self.whole.sort_unstable();
+    }
 }
 
-fn rows(variants: &[Variant], samples: &[Vec<Sample>]) -> Vec<Row> {
-    let of = |samples: &[Sample], value: fn(&Sample) -> f64| -> Vec<f64> { samples.iter().map(value).collect() };
+fn rows(variants: &[Variant], samples: &[Vec<Sample>], connects: usize) -> Vec<Row> {
+    let of = |index: usize, value: &dyn Fn(&Sample) -> f64| -> Vec<f64> {
+        samples[index].iter().map(value).collect()
+    };
+    let connect = |share: f64| move |sample: &Sample| percentile(&sample.connect, share);
+    let whole = |sample: &Sample| percentile(&sample.whole, 0.5);
     variants
         .iter()
-        .zip(samples)
-        .map(|(variant, rounds)| Row {
+        .enumerate()
+        .map(|(index, variant)| Row {
             variant: variant.name.clone(),
             services: variant.services,
-            p50_ns: Spread::of(of(rounds, |sample| sample.p50)),
-            p90_ns: Spread::of(of(rounds, |sample| sample.p90)),
-            p99_ns: Spread::of(of(rounds, |sample| sample.p99)),
-            per_second: Spread::of(of(rounds, |sample| sample.per_second)),
-            p50_ratio: Spread::of_ratios(
-                &of(rounds, |sample| sample.p50),
-                &of(&samples[0], |sample| sample.p50),
+            p50_ns: Spread::of(of(index, &connect(0.50))),
+            p90_ns: Spread::of(of(index, &connect(0.90))),
+            p99_ns: Spread::of(of(index, &connect(0.99))),
+            whole_ns: Spread::of(of(index, &whole)),
+            per_second: Spread::of(of(index, &|sample| connects as f64 / sample.hurried_ns as f64 * 1e9)),
+            p50_ratio: Spread::of_ratios(&of(index, &connect(0.50)), &of(0, &connect(0.50))),
+            whole_ratio: Spread::of_ratios(&of(index, &whole), &of(0, &whole)),
+            added_ns: Spread::of(
+                of(index, &connect(0.50)).iter().zip(of(0, &connect(0.50))).map(|(ours, direct)| ours - direct),
             ),
-            failed: rounds.iter().map(|sample| sample.failed).sum(),
+            failed: samples[index].iter().map(|sample| sample.failed).sum(),
         })
         .collect()
 }

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, sockopt},
     process::{getpid, setpriority_process},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,8 +74,10 @@ const SLEEP: Duration = Duration::from_micros(100);
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Answer {
-    /// Time of each successful connect() in nanoseconds, ascending.
+    /// Time of each successful connect() in nanoseconds.
     pub connect_ns: Vec<u64>,
+    /// Time from making the socket to having closed it, of the same connects.
+    pub whole_ns: Vec<u64>,
     /// Time of all of it, sockets made and closed included.
     pub total_ns: u64,
     /// Connects that took longer than [`SLOW`], failed ones included.
@@ -83,11 +86,16 @@ pub struct Answer {
     pub failed: Vec<String>,
 }
 
-/// Serves commands from standard input until it ends.
-pub fn dial() -> Result<()> {
-    // The machine may be busy with other things; what they take away is not a cost of any variant.
-    // Only noise is lost where we may not.
+/// Goes before whatever else the machine is busy with, which is not a cost of any variant. Only noise is
+/// gained where we may not.
+fn hurry() {
     _ = setpriority_process(Some(getpid()), -20);
+}
+
+/// Serves commands from standard input until it ends. Dials from the first CPU.
+pub fn dial() -> Result<()> {
+    hurry();
+    confine(0)?;
     let (stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
     for line in stdin.lines() {
         let answer = match serde_json::from_str(&line?)? {
@@ -106,15 +114,14 @@ pub fn dial() -> Result<()> {
 }
 
 fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, pause: Pause) -> Result<Answer> {
-    let mut answer = Answer { connect_ns: Vec::with_capacity(count), ..Answer::default() };
+    let mut answer = Answer {
+        connect_ns: Vec::with_capacity(count),
+        whole_ns: Vec::with_capacity(count),
+        ..Answer::default()
+    };
     let mut foreign = vec![1_u64; if pause == Pause::ColdCaches { FOREIGN / 8 } else { 0 }];
-    let begun = Instant::now();
+    let all_begun = Instant::now();
     for addr in to.iter().cycle().take(count) {
-        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).context("socket")?;
-        if kind == SocketType::STREAM {
-            // close() resets: no TIME_WAIT, which would use up the ports.
-            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
-        }
         match pause {
             Pause::None => {}
             Pause::ServerSleeps => {
@@ -127,23 +134,45 @@ fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, pause: Pause) -> Res
             // A word of each line, changed.
             Pause::ColdCaches => foreign.iter_mut().step_by(8).for_each(|word| *word = black_box(*word + 1)),
         }
+        let begun = Instant::now();
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).context("socket")?;
+        if kind == SocketType::STREAM {
+            // close() resets: no TIME_WAIT, which would use up the ports.
+            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+        }
         let before = Instant::now();
         let result = connect(&socket, addr);
         let took = before.elapsed();
+        drop(socket);
+        answer.slow += usize::from(took > SLOW);
         match result {
-            Ok(()) => answer.connect_ns.push(took.as_nanos() as u64),
+            Ok(()) => {
+                answer.connect_ns.push(took.as_nanos() as u64);
+                answer.whole_ns.push(begun.elapsed().as_nanos() as u64);
+            }
             Err(error) => answer.failed.push(format!("{addr}: {error}")),
         }
-        answer.slow += usize::from(took > SLOW);
     }
-    answer.total_ns = begun.elapsed().as_nanos() as u64;
-    answer.connect_ns.sort_unstable();
+    answer.total_ns = all_begun.elapsed().as_nanos() as u64;
     Ok(answer)
 }
 
+/// Confines this thread, and those that it starts, to one CPU: the `index`th that it may use, or the last.
+fn confine(index: usize) -> Result<()> {
+    let may = sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| may.is_set(cpu));
+    let last = cpus.clone().last();
+    let cpu = cpus.nth(index).or(last).context("no CPU to run on")?;
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one).with_context(|| format!("CPU {cpu}"))
+}
+
 /// Accepts on all IPv4 addresses of these ports until it is killed, as servers do: a thread for each port,
-/// asleep until a connection comes. Says so on standard output once it listens.
+/// asleep until a connection comes, on the second CPU. Says so on standard output once it listens.
 pub fn serve(ports: &[u16]) -> Result<()> {
+    hurry();
+    confine(1)?;
     let listeners = ports.iter().map(|&port| listener(port)).collect::<Result<Vec<_>>>()?;
     io::stdout().write_all(b"listening\n")?;
     io::stdout().flush()?;

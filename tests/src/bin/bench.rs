@@ -52,7 +52,7 @@ fn run(args: &Args) -> Result<()> {
     if std::env::args().any(|a| a == "--latency") {
         let results = latency::measure(7, 1000)?;
         for row in &results.rows {
-            println!("{:<28} {:>5} p50 {:>6.1} p90 {:>6.1} p99 {:>6.1} us {:>7.0}/s ratio {:.3} ({:.3}..{:.3}) failed {}", row.variant, row.services, row.p50_ns.median/1e3, row.p90_ns.median/1e3, row.p99_ns.median/1e3, row.per_second.median, row.p50_ratio.median, row.p50_ratio.min, row.p50_ratio.max, row.failed);
+            println!("{:<28} {:>5} p50 {:>6.1} p90 {:>6.1} p99 {:>6.1} us whole {:>6.1} {:>7.0}/s ratio {:.3} ({:.3}..{:.3}) whole {:.3} ({:.3}..{:.3}) added {:.0} failed {}", row.variant, row.services, row.p50_ns.median/1e3, row.p90_ns.median/1e3, row.p99_ns.median/1e3, row.whole_ns.median/1e3, row.per_second.median, row.p50_ratio.median, row.p50_ratio.min, row.p50_ratio.max, row.whole_ratio.median, row.whole_ratio.min, row.whole_ratio.max, row.added_ns.median,row.failed);
         }
         println!("{:?}", results.missing);
         return Ok(());
