@@ -5,7 +5,7 @@
 //! and nothing else. An empty program is measured with them; what it "costs" is the kernel's reading of
 //! the clock, and is taken off all others.
 
-use std::{fs, net::SocketAddrV4, ops::Range};
+use std::{collections::BTreeMap, fs, net::SocketAddrV4, ops::Range, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -72,8 +72,23 @@ pub struct Results {
     pub empty_ns: [Spread; 2],
     /// By scenario, then program.
     pub rows: Vec<Row>,
+    /// All real programs together, by scenario.
+    pub shares: Vec<Share>,
     /// Ratios, round by round.
     pub ratios: Vec<Ratio>,
+}
+
+/// What one of the real programs costs each connection, from connect() to the end of close().
+#[derive(Debug, Serialize)]
+pub struct Share {
+    /// What was dialled.
+    pub scenario: &'static str,
+    /// Which program.
+    pub program: String,
+    /// How often it ran for each connection.
+    pub runs: f64,
+    /// Nanoseconds for each connection, less those of the empty program for as many runs.
+    pub ns: Spread,
 }
 
 /// One figure held against another.
@@ -124,6 +139,7 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
 
     let mut replaced = Vec::new();
     let mut minimal = load_minimal(minimal_object, &datapath)?;
+    let mut shares = Shares::default();
     let _stats = enable_stats(Stats::RunTime).context("the kernel's statistics of programs")?;
     // [program][scenario][round]
     let mut ns = vec![vec![Vec::new(); scenarios.len()]; PROGRAMS.len()];
@@ -147,16 +163,20 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
                 if let Some((backends, active)) = &scenario.preload {
                     datapath.preload(backends.clone(), *active);
                 }
+                let before = (PROGRAMS[index] == "connect4").then(|| counts(&datapath)).transpose()?;
                 let mean = run(&mut minimal, &mut datapath, PROGRAMS[index], scenario, &mut dialler)?;
                 // The first round warms caches up.
                 if round > 0 {
                     ns[index][number].push(mean);
+                    if let Some(before) = before {
+                        shares.add(scenario, &before, &counts(&datapath)?);
+                    }
                 }
             }
         }
     }
     replace(&mut minimal, &mut datapath, "connect4")?;
-    Ok(evaluate(&scenarios, &ns, rounds))
+    Ok(evaluate(&scenarios, &ns, &shares, rounds))
 }
 
 fn load_minimal(object: &std::path::Path, datapath: &Datapath) -> Result<Ebpf> {
@@ -230,7 +250,54 @@ fn run(
     Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
 }
 
-fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Results {
+/// Runs and nanoseconds of every real program so far.
+fn counts(datapath: &Datapath) -> Result<BTreeMap<String, (u64, Duration)>> {
+    datapath
+        .installation
+        .object
+        .programs()
+        .map(|(name, program)| {
+            let info = program.info().with_context(|| format!("facts of {name}"))?;
+            Ok((name.to_owned(), (info.run_count(), info.run_time())))
+        })
+        .collect()
+}
+
+/// Runs and nanoseconds for each connection, by scenario and program, of each round.
+#[derive(Default)]
+struct Shares(BTreeMap<(&'static str, String), Vec<(f64, f64)>>);
+
+impl Shares {
+    fn add(
+        &mut self,
+        scenario: &Scenario,
+        before: &BTreeMap<String, (u64, Duration)>,
+        after: &BTreeMap<String, (u64, Duration)>,
+    ) {
+        if scenario.protocol != TCP || scenario.pause != Pause::None {
+            return;
+        }
+        for (name, &(runs, time)) in after {
+            let (runs_before, time_before) = before.get(name).copied().unwrap_or_default();
+            let runs = (runs - runs_before) as f64 / RUNS as f64;
+            let ns = (time - time_before).as_nanos() as f64 / RUNS as f64;
+            self.0.entry((scenario.name, name.clone())).or_default().push((runs, ns));
+        }
+    }
+
+    fn evaluate(&self, empty: &[f64]) -> Vec<Share> {
+        let ran = self.0.iter().filter(|(_, rounds)| rounds.iter().any(|&(runs, _)| runs > 0.0));
+        ran.map(|((scenario, program), rounds)| Share {
+            scenario,
+            program: program.clone(),
+            runs: Spread::of(rounds.iter().map(|&(runs, _)| runs)).median,
+            ns: Spread::of(rounds.iter().zip(empty).map(|(&(runs, ns), empty)| ns - runs * empty)),
+        })
+        .collect()
+    }
+}
+
+fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], shares: &Shares, rounds: usize) -> Results {
     let scenario =
         |name: &str| scenarios.iter().position(|scenario| scenario.name == name).unwrap_or_default();
     let index = |name: &str| PROGRAMS.iter().position(|&program| program == name).unwrap_or_default();
@@ -276,5 +343,6 @@ fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Resu
             });
         }
     }
-    Results { rounds, runs: RUNS, empty_ns: [Spread::of(warm), Spread::of(cold)], rows, ratios }
+    let shares = shares.evaluate(&warm);
+    Results { rounds, runs: RUNS, empty_ns: [Spread::of(warm), Spread::of(cold)], rows, shares, ratios }
 }

@@ -57,13 +57,16 @@ fn run(args: &Args) -> Result<()> {
         println!("{:?}", results.missing);
         return Ok(());
     }
-    let results = programs::measure(&args.minimal, 15)?;
+    let results = programs::measure(&args.minimal, std::env::var("ROUNDS").map_or(15, |r| r.parse().unwrap()))?;
     println!("empty {:?}", results.empty_ns);
     for row in &results.rows {
         println!(
             "{:<36} {:<12} {:>7.1} ({:.1}..{:.1})",
             row.scenario, row.program, row.ns.median, row.ns.min, row.ns.max
         );
+    }
+    for row in &results.shares {
+        println!("{:<36} {:<12} {:.2} runs {:>7.1} ({:.1}..{:.1})", row.scenario, row.program, row.runs, row.ns.median, row.ns.min, row.ns.max);
     }
     for row in &results.ratios {
         println!("{:<70} {:>7.3} ({:.3}..{:.3})", row.name, row.ratio.median, row.ratio.min, row.ratio.max);
