@@ -17,8 +17,11 @@ use crate::addr::{Ip, PortBe};
 /// The version of everything in this file; it is part of the path that maps are pinned under.
 pub const LAYOUT_VERSION: u32 = 1;
 
-/// The most backends that least-connections compares one by one; above it, it samples two.
+/// The most backends of a Service that least-connections compares all of; of more it compares [`WINDOW`].
 pub const FULL_SCAN: u32 = 64;
+
+/// How many backends least-connections compares where there are more than [`FULL_SCAN`].
+pub const WINDOW: u32 = 8;
 
 /// How many Services one unconnected UDP socket is remembered to have talked to.
 pub const UDP_FLOWS: usize = 16;
@@ -303,7 +306,7 @@ pub struct BackendStats {
 pub enum PickReason {
     /// The algorithm compared or scheduled all backends.
     Algorithm = 0,
-    /// Two random backends were compared, because there are more than [`FULL_SCAN`].
+    /// [`WINDOW`] backends were compared, because there are more than [`FULL_SCAN`].
     Sampled = 1,
     /// ClientIP affinity: the client was here before.
     Affinity = 2,
@@ -366,7 +369,7 @@ pub struct ServiceStats {
     pub picks: [u64; 4],
     /// Connects and datagrams that were left alone, by [`PassReason`].
     pub passes: [u64; 4],
-    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot one.
+    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot this one.
     pub flow_evictions: u64,
 }
 
@@ -434,13 +437,21 @@ pub struct SocketState {
     pub target: Ip,
     /// Where it was sent.
     pub target_port: PortBe,
-    /// 1 once the kernel gave up retransmitting the SYN.
-    pub expired: u16,
+    /// What has happened to the TCP connection: [`MARK_SENT`] and the like.
+    pub marks: u16,
     /// Process (thread group) that called connect(), in the initial PID namespace.
     pub tgid: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// The sequence number after the peer's FIN, with [`MARK_PEER_FIN`].
+    pub peer_end: u32,
 }
+
+/// In [`SocketState::marks`]: a SYN was sent. Without it connect() failed at once, for want of a route or a
+/// free port.
+pub const MARK_SENT: u16 = 1;
+/// In [`SocketState::marks`]: the kernel gave up retransmitting.
+pub const MARK_EXPIRED: u16 = 2;
+/// In [`SocketState::marks`]: a FIN arrived after our own; the data before it may still be missing.
+pub const MARK_PEER_FIN: u16 = 4;
 
 /// One Service that an unconnected UDP socket talks to.
 #[repr(C)]

@@ -5,7 +5,7 @@
 //! close, nobody else does.
 
 use balancer_common::{
-    abi::{BackendStats, PassReason, Phase, PickReason, SocketState, UdpFlow, handshake_bucket},
+    abi::{BackendStats, MARK_SENT, PassReason, Phase, PickReason, SocketState, UdpFlow, handshake_bucket},
     select::opaque,
     translate::Choice,
 };
@@ -89,6 +89,13 @@ pub fn established(backend: u32, took_ns: u64) {
             atomic::add((&raw mut (*stats).handshakes).cast::<u64>().add(bucket), 1);
         }
     }
+}
+
+/// Why an attempt failed that the application, or a connect() that never began, put an end to.
+#[inline(always)]
+pub fn abandoned(socket: *const SocketState) -> Failure {
+    // SAFETY: the callers pass socket storage that is not null.
+    if unsafe { (*socket).marks } & MARK_SENT != 0 { Failure::Aborted } else { Failure::Unreachable }
 }
 
 /// Closes what the socket holds, if it holds anything: the connection is over or the socket is used anew.

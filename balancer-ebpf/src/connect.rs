@@ -10,12 +10,7 @@ use balancer_common::{
     translate::{self, Choice, Translation},
 };
 
-use crate::{
-    PROCEED,
-    account::{self, Failure},
-    maps::SOCKETS,
-    tables::Maps,
-};
+use crate::{PROCEED, account, atomic, maps::SOCKETS, tables::Maps};
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
@@ -68,8 +63,8 @@ pub fn set_user_ip6(ctx: &SockAddrContext, ip: &Ip, port: PortBe) {
 pub fn protocol(ctx: &SockAddrContext) -> Option<u8> {
     // SAFETY: the kernel passes a valid context.
     match unsafe { (*ctx.sock_addr).protocol } {
-        // A multipath socket dials TCP. Its subflows are sockets of their own, so that its handshake is
-        // not seen, and it is counted as established at once.
+        // What a multipath socket dials with is a subflow, which is a TCP socket. A kernel that shows the
+        // multipath socket itself hides its handshake: it is then counted as established at once.
         6 | MPTCP => Some(TCP),
         17 => Some(UDP),
         _ => None,
@@ -102,9 +97,16 @@ fn connect(ctx: &SockAddrContext, address: Ip) -> Option<Choice> {
 fn forget(ctx: &SockAddrContext) {
     let socket = SOCKETS.get_ptr_mut(ctx);
     if !socket.is_null() {
-        account::close_socket(socket, Failure::Aborted);
+        account::close_socket(socket, account::abandoned(socket));
+        // What follows is not the balancer's: its bytes are no backend's (0 is nobody's generation), and
+        // its peer is nobody's target.
         // SAFETY: the pointer is to socket storage and was found not to be null.
-        unsafe { (*socket).target_port = PortBe(0) };
+        unsafe {
+            // An exchange, because the compiler would merge a store with one to the context, at the same
+            // offset, which the verifier does not allow.
+            atomic::exchange(&raw mut (*socket).generation, 0);
+            (*socket).target_port = PortBe(0);
+        }
     }
 }
 
@@ -120,7 +122,7 @@ fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Opti
         return None;
     }
     // A connection that this socket held before is over: it failed, or the application took it down.
-    account::close_socket(socket, Failure::Aborted);
+    account::close_socket(socket, account::abandoned(socket));
     // SAFETY: the kernel passes a valid context.
     let phase = match unsafe { (*ctx.sock_addr).protocol } {
         6 => Phase::Connecting,
@@ -145,7 +147,7 @@ fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Opti
         (*socket).target.0[2] = choice.addr.0[2];
         (*socket).target.0[3] = choice.addr.0[3];
         (*socket).target_port = choice.port;
-        (*socket).expired = 0;
+        (*socket).marks = 0;
         (*socket).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (&raw mut (*socket).phase).write_volatile(phase as u32);
     }

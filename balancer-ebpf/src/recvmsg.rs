@@ -38,7 +38,8 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 
 /// The Service that this socket addressed when it sent to `source`; `None` for a source of its own right.
 ///
-/// A flow that is closed or silent is remembered all the same: its answer may be late.
+/// Two Services may have the same pod behind them: the answer is from the one that was asked last. A flow
+/// that is closed or silent is remembered all the same: its answer may be late.
 #[inline(always)]
 fn recvmsg(ctx: &SockAddrContext, source: Ip) -> Option<FrontendKey> {
     // SAFETY: the kernel passes a valid context.
@@ -47,12 +48,19 @@ fn recvmsg(ctx: &SockAddrContext, source: Ip) -> Option<FrontendKey> {
     if !flows.is_null() {
         // SAFETY: the pointer is to socket storage and was found not to be null.
         let flows = unsafe { (&raw mut (*flows).flows).cast::<UdpFlow>() };
+        let mut place = 0;
+        let mut latest = 0;
         for index in 0..FLOWS {
             // SAFETY: the index is below the length of the array.
             let flow = unsafe { &*flows.add(index) };
-            if flow.target_port.0 == port.0 && flow.target.same(&source) {
-                return Some(flow.frontend);
+            if flow.target_port.0 == port.0 && flow.target.same(&source) && flow.used_ns > latest {
+                latest = flow.used_ns;
+                place = index;
             }
+        }
+        if latest != 0 {
+            // SAFETY: the mask keeps the index below the length, which is a power of two.
+            return Some(unsafe { (*flows.add(place & (FLOWS - 1))).frontend });
         }
     }
     crate::getpeername::dialled(SOCKETS.get_ptr_mut(ctx), source, port)

@@ -7,8 +7,7 @@ use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 use balancer_common::abi::{UDP_FLOWS as FLOWS, UdpFlow};
 
 use crate::{
-    PROCEED,
-    account::{self, Failure},
+    PROCEED, account,
     maps::{SOCKETS, UDP_FLOWS, stored},
 };
 
@@ -18,7 +17,7 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     // SAFETY: the kernel passes a valid socket.
     let (socket, flows) = unsafe { (stored(&SOCKETS, sock), stored(&UDP_FLOWS, sock)) };
     if !socket.is_null() {
-        account::close_socket(socket, Failure::Aborted);
+        account::close_socket(socket, account::abandoned(socket));
     }
     if !flows.is_null() {
         // SAFETY: the pointer is to socket storage and was found not to be null.

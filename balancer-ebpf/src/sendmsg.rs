@@ -4,7 +4,7 @@
 //! A socket keeps the backend that it was given for a Service, as connection tracking would have it: the
 //! datagrams of one exchange (QUIC, TFTP, a retried query) belong together.
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{bindings::BPF_TCP_ESTABLISHED, macros::cgroup_sock_addr, programs::SockAddrContext};
 use balancer_common::{
     abi::{FrontendKey, PassReason, Phase, PickReason, UDP, UDP_FLOW_IDLE_NS, UDP_FLOWS as FLOWS, UdpFlow},
     addr::{Ip, PortBe},
@@ -13,7 +13,9 @@ use balancer_common::{
 };
 
 use crate::{
-    PROCEED, account, atomic,
+    PROCEED,
+    account::{self, Failure},
+    atomic,
     connect::{set_user_ip6, user_ip6},
     maps::{SERVICE_STATS, SOCKETS, UDP_FLOWS},
     tables::Maps,
@@ -56,6 +58,11 @@ fn sendmsg(ctx: &SockAddrContext, address: Ip) -> Option<(Ip, PortBe)> {
     // would not receive the answer of another.
     let socket = SOCKETS.get_ptr_mut(ctx);
     if !socket.is_null() {
+        // SAFETY: the kernel passes a valid context, and a socket in it.
+        if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).state } != BPF_TCP_ESTABLISHED {
+            // The application took it down, of which no hook is told.
+            account::close_socket(socket, Failure::Aborted);
+        }
         // SAFETY: the pointer is to socket storage and was found not to be null.
         let socket = unsafe { &*socket };
         if socket.phase == Phase::Established as u32 && socket.frontend.same(&frontend) {
@@ -142,7 +149,8 @@ fn begin(flows: *mut UdpFlow, frontend: &FrontendKey, choice: &Choice) {
     // SAFETY: the mask keeps the index below the length, which is a power of two.
     let entry = unsafe { flows.add(place & (FLOWS - 1)) };
     if oldest != 0 {
-        if let Some(stats) = SERVICE_STATS.get_ptr_mut(choice.service) {
+        // SAFETY: an element of socket storage.
+        if let Some(stats) = SERVICE_STATS.get_ptr_mut(unsafe { (*entry).service }) {
             // SAFETY: the verifier has bounded the pointer to the map value.
             atomic::add(unsafe { &raw mut (*stats).flow_evictions }, 1);
         }

@@ -1,8 +1,8 @@
 //! Least-connections: the backend with the fewest open connections for its weight.
 
-use super::{scale, sign_mask};
+use super::sign_mask;
 use crate::{
-    abi::{FULL_SCAN, SlotRange},
+    abi::{FULL_SCAN, SlotRange, WINDOW},
     tables::{Load, Tables},
 };
 
@@ -52,7 +52,7 @@ const fn choose(mask: u64, new: u64, old: u64) -> u64 {
     old ^ ((old ^ new) & mask)
 }
 
-/// Chooses among at most [`FULL_SCAN`] backends, and lets the next choice begin behind this one.
+/// Chooses a backend, and lets the next choice begin behind this one.
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
     let Found { backend, steps } = tables.least_connections(service, slots, balance)?;
@@ -62,7 +62,11 @@ pub fn pick<T: Tables>(tables: &T, service: u32, slots: SlotRange, balance: Bala
     Some(backend)
 }
 
-/// Compares all backends; for at most [`FULL_SCAN`] slots.
+/// Compares all backends, or [`WINDOW`] of them where there are more than [`FULL_SCAN`].
+///
+/// The window begins behind the backend that was chosen last, so that it passes over all of them in turn,
+/// and what it reads was mostly read for the choice before. The agent lays the slots of so large a Service
+/// out in the order of a hash: backends that came together do not stand together.
 ///
 /// The steps are returned and not acted on: a branch on them in here would have the verifier follow every
 /// way to every number of them.
@@ -93,11 +97,12 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
 fn fewest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
     let (base, len) = (slots.base(), slots.len());
     let mut index = start;
+    let window = window(len);
     let (first, _) = tables.slot(base.wrapping_add(index))?;
     let mut best_active = tables.active(first);
     let mut best_index = index;
     for step in 1..FULL_SCAN {
-        if step >= len || best_active == 0 {
+        if step >= window || best_active == 0 {
             break;
         }
         index = after(index, len);
@@ -118,11 +123,12 @@ fn fewest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
 fn lightest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
     let (base, len) = (slots.base(), slots.len());
     let mut index = start;
+    let window = window(len);
     let (mut best, mut best_weight) = tables.slot(base.wrapping_add(index))?;
     let mut best_active = tables.active(best);
     let mut best_step = 0;
     for step in 1..FULL_SCAN {
-        if step >= len {
+        if step >= window {
             break;
         }
         index = after(index, len);
@@ -137,31 +143,15 @@ fn lightest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> 
     Some(Found { backend: best, steps: best_step as u32 })
 }
 
+/// How many of `len` backends are compared.
+#[inline(always)]
+const fn window(len: u32) -> u32 {
+    if len > FULL_SCAN { WINDOW } else { len }
+}
+
 /// The slot behind `index`: the next one, or the first after the last.
 #[inline(always)]
 fn after(index: u32, len: u32) -> u32 {
     let next = index as u64 + 1;
     (next & below(next, len as u64)) as u32
-}
-
-/// Compares two different random backends; for Services too large to compare all.
-#[inline(always)]
-pub fn sample<T: Load>(tables: &T, slots: SlotRange) -> Option<u32> {
-    let len = slots.len();
-    if len == 0 {
-        return None;
-    }
-    if len == 1 {
-        return tables.slot(slots.base()).map(|(backend, _)| backend);
-    }
-    let one = scale(tables.random(), len);
-    // Any other slot, each with the same chance.
-    let mut two = scale(tables.random(), len - 1);
-    if two >= one {
-        two += 1;
-    }
-    let (first, first_weight) = tables.slot(slots.base().wrapping_add(one))?;
-    let (second, second_weight) = tables.slot(slots.base().wrapping_add(two))?;
-    let better = less_loaded(tables.active(second), second_weight, tables.active(first), first_weight);
-    Some(choose(better, second as u64, first as u64) as u32)
 }

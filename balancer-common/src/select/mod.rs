@@ -39,12 +39,10 @@ pub fn pick<T: Tables>(tables: &T, id: u32, service: &Service, slots: SlotRange)
         Some(Algorithm::LeastConnections) => {
             if slots.len() > FULL_SCAN {
                 reason = PickReason::Sampled;
-                least_connections::sample(tables, slots)?
-            } else {
-                let balance =
-                    if service.flags & SERVICE_UNIFORM != 0 { Balance::Uniform } else { Balance::Weighted };
-                least_connections::pick(tables, id, slots, balance)?
             }
+            let balance =
+                if service.flags & SERVICE_UNIFORM != 0 { Balance::Uniform } else { Balance::Weighted };
+            least_connections::pick(tables, id, slots, balance)?
         }
         Some(Algorithm::RoundRobin) => round_robin::pick(tables, id, slots)?,
         Some(Algorithm::ClientRoundRobin) => client_round_robin::pick(tables, id, slots)?,

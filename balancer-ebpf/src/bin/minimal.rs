@@ -26,14 +26,17 @@ mod tables;
 use core::ptr;
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use balancer_common::{
-    abi::{Backend, BackendStats, FULL_SCAN, FrontendKey, Phase, PickReason, Service, SocketState, TCP, UDP},
+    abi::{
+        Backend, BackendStats, FULL_SCAN, FrontendKey, Phase, PickReason, Service, SocketState, TCP, UDP,
+        WINDOW,
+    },
     addr::{Ip, PortBe},
-    select::{scale, sign_mask},
+    select::sign_mask,
     translate::{self, Translation},
 };
 
@@ -44,13 +47,13 @@ const PROCEED: i32 = 1;
 
 /// Nothing.
 #[cgroup_sock_addr(connect4)]
-pub fn empty(_ctx: SockAddrContext) -> i32 {
+fn empty(_ctx: SockAddrContext) -> i32 {
     PROCEED
 }
 
 /// Look-ups and choice.
 #[cgroup_sock_addr(connect4)]
-pub fn choose_only(ctx: SockAddrContext) -> i32 {
+fn choose_only(ctx: SockAddrContext) -> i32 {
     if let Some(choice) = choose(&ctx) {
         rewrite(&ctx, choice.backend);
     }
@@ -59,7 +62,7 @@ pub fn choose_only(ctx: SockAddrContext) -> i32 {
 
 /// Look-ups, choice, socket state and counters.
 #[cgroup_sock_addr(connect4)]
-pub fn with_state(ctx: SockAddrContext) -> i32 {
+fn with_state(ctx: SockAddrContext) -> i32 {
     if let Some(choice) = choose(&ctx) {
         let socket = SOCKETS.get_or_insert_ptr_mut(&ctx, None);
         if !socket.is_null() {
@@ -72,7 +75,7 @@ pub fn with_state(ctx: SockAddrContext) -> i32 {
 
 /// The real decision without the record.
 #[cgroup_sock_addr(connect4)]
-pub fn choose_real(ctx: SockAddrContext) -> i32 {
+fn choose_real(ctx: SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: the kernel passes a valid context.
     let (ip, port, protocol) = unsafe { ((*addr).user_ip4, (*addr).user_port, (*addr).protocol) };
@@ -134,13 +137,9 @@ fn choose(ctx: &SockAddrContext) -> Option<Choice> {
     let (base, len) = (range.base(), range.len());
     let service_stats = SERVICE_STATS.get_ptr_mut(service)?.cast::<[u64; 10]>();
     let sampled = len > FULL_SCAN;
-    let id = if sampled {
-        sample(base, len)?
-    } else {
-        // SAFETY: as above; `turn` is the first word.
-        let turn = atomic::fetch_add_one(unsafe { &raw mut (*service_stats)[0] });
-        scan(base, len, offset.wrapping_add(turn as u32))?
-    };
+    // SAFETY: as above; `turn` is the first word.
+    let turn = atomic::fetch_add_one(unsafe { &raw mut (*service_stats)[0] });
+    let id = scan(base, len, offset.wrapping_add(turn as u32))?;
     let backend = BACKENDS.get_ptr(id)?;
     let stats = BACKEND_STATS.get_ptr_mut(id)?;
     Some(Choice { service, id, backend, stats, service_stats, sampled, now_ns, port, ip, protocol })
@@ -162,16 +161,17 @@ fn below(a: u64, b: u64) -> u64 {
     sign_mask(a.wrapping_sub(b))
 }
 
-/// The least loaded of all, beginning at `start`; as the real one it stops at an idle backend.
+/// The least loaded of all, or of a window of them, beginning at `start`; as the real one it stops at an idle backend.
 #[inline(always)]
 fn scan(base: u32, len: u32, start: u32) -> Option<u32> {
     if len == 0 {
         return None;
     }
     let mut index = start % len;
+    let window = if len > FULL_SCAN { WINDOW } else { len };
     let mut best = loaded(base.wrapping_add(index))?;
     for step in 1..FULL_SCAN {
-        if step >= len || best >> 32 == 0 {
+        if step >= window || best >> 32 == 0 {
             break;
         }
         index += 1;
@@ -183,22 +183,6 @@ fn scan(base: u32, len: u32, start: u32) -> Option<u32> {
         best ^= (best ^ next) & better;
     }
     Some(best as u32)
-}
-
-/// The less loaded of two.
-#[inline(always)]
-fn sample(base: u32, len: u32) -> Option<u32> {
-    // SAFETY: no arguments.
-    let (one, two) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
-    let one = scale(one, len);
-    let mut two = scale(two, len - 1);
-    if two >= one {
-        two += 1;
-    }
-    let (one, two) = (loaded(base.wrapping_add(one))?, loaded(base.wrapping_add(two))?);
-    // The lower word. Not by a branch, which would be guessed wrong half of the time.
-    let better = below(two >> 32, one >> 32);
-    Some((one ^ ((one ^ two) & better)) as u32)
 }
 
 #[inline(always)]
@@ -237,7 +221,7 @@ fn record(socket: *mut SocketState, choice: &Choice) {
         (*socket).target.0[2] = (*choice.backend).addr.0[2];
         (*socket).target.0[3] = (*choice.backend).addr.0[3];
         (*socket).target_port = (*choice.backend).port;
-        (*socket).expired = 0;
+        (*socket).marks = 0;
         (*socket).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*socket).phase = phase as u32;
         atomic::add(&raw mut (*choice.service_stats)[1 + reason as usize], 1);

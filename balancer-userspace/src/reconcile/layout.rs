@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use balancer_common::abi::{Algorithm, Slot};
+use balancer_common::abi::{Algorithm, FULL_SCAN, Slot};
 
 /// A backend that has its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,17 @@ const SLOTS_PER_BACKEND: u64 = 32;
 
 /// The slots for `members`, which are sorted by address and port.
 ///
-/// Least-connections gets one slot per backend; source-hash a Maglev table; the others a schedule in
+/// Least-connections gets one slot per backend, in the order of a hash where it will compare a window of
+/// them only: new backends, whose addresses are often next to each other, then stand in every window, and
+/// fill up first. Source-hash a Maglev table; the others a schedule in
 /// which each backend stands as often as its weight asks, as evenly spread as that allows.
 pub fn layout(algorithm: Algorithm, members: &[Member]) -> Vec<Slot> {
     match algorithm {
+        Algorithm::LeastConnections if members.len() as u32 > FULL_SCAN => {
+            let mut ring: Vec<&Member> = members.iter().collect();
+            ring.sort_by_key(|member| ring_place(&member.addr));
+            ring.into_iter().map(slot).collect()
+        }
         Algorithm::LeastConnections => members.iter().map(slot).collect(),
         Algorithm::SourceHash => maglev(members),
         Algorithm::RoundRobin | Algorithm::ClientRoundRobin | Algorithm::Random => schedule(members),
@@ -119,6 +126,11 @@ fn maglev(members: &[Member]) -> Vec<Slot> {
     table.into_iter().flatten().map(|index| slot(&members[index as usize])).collect()
 }
 
+/// Where a backend stands in the ring of a large Service: the same on every node.
+pub fn ring_place(addr: &SocketAddr) -> u64 {
+    stable_hash(addr, 3)
+}
+
 /// FNV-1a over address and port, then mixed: the same on every node and in every version.
 fn stable_hash(addr: &SocketAddr, salt: u64) -> u64 {
     let text = addr.to_string();
@@ -193,6 +205,18 @@ mod tests {
         let weighted = layout(Algorithm::SourceHash, &members(&[3, 1]));
         let shares = self::shares(&weighted);
         assert!((shares[&2] as f64 / shares[&3] as f64 - 3.0).abs() < 0.1, "{shares:?}");
+    }
+
+    #[test]
+    fn a_large_ring_separates_backends_that_came_together() {
+        let small = layout(Algorithm::LeastConnections, &members(&[1; 64]));
+        assert!(small.is_sorted_by_key(|slot| slot.backend));
+        let large = layout(Algorithm::LeastConnections, &members(&[1; 200]));
+        assert_eq!(shares(&large).len(), 200);
+        // The last 50 by address are in every eighth of the ring.
+        for window in large.chunks(25) {
+            assert!(window.iter().any(|slot| slot.backend >= 152), "{window:?}");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct ServiceStats {
     pub picks: BTreeMap<String, u64>,
     /// Pass-throughs by reason.
     pub pass_throughs: BTreeMap<String, u64>,
+    /// Unconnected UDP sockets that forgot it for another.
+    pub flow_evictions: u64,
     /// Its backends.
     pub backends: Vec<BackendStats>,
 }

@@ -40,6 +40,12 @@ impl Slice<'_> {
         both.into_iter().fold(self, |slice, addr| slice.endpoint(Endpoint::ready(addr).pod(pod.name())))
     }
 
+    /// Another name than that of its Service, which may then have several.
+    pub fn named(mut self, name: &str) -> Self {
+        self.object.name = name.into();
+        self
+    }
+
     /// An annotation, such as `balancer.dev/weight`.
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
         self.object.annotations.push((key.into(), value.into()));

@@ -244,6 +244,39 @@ impl Socket {
         }
     }
 
+    /// Sends a text.
+    pub fn write(&self, text: impl Into<String>) -> Result<(), CallError> {
+        self.done("send", &Request::Write { socket: self.handle, text: text.into() })
+    }
+
+    /// Receives `bytes` bytes, or fewer if the other side ends first; how many there were.
+    pub fn read(&self, bytes: u64) -> Result<u64, CallError> {
+        match self.client.call("recv", &Request::Read { socket: self.handle, bytes })? {
+            Reply::Count(count) => Ok(count),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// shutdown(SHUT_WR).
+    pub fn shutdown(&self) -> Result<(), CallError> {
+        self.done("shutdown", &Request::Shutdown { socket: self.handle })
+    }
+
+    /// Asks from `threads` threads at once, each `rounds` times at every address (none: at the connected peer). How many answers came from
+    /// which source address and pod; fewer than were asked for when the receive time-out ends first.
+    pub fn ask_together(
+        &self,
+        to: &[SocketAddr],
+        threads: u32,
+        rounds: u32,
+    ) -> Result<Vec<(SocketAddr, String, u64)>, CallError> {
+        let request = Request::AskTogether { socket: self.handle, to: to.to_owned(), threads, rounds };
+        match self.client.call("sendto", &request)? {
+            Reply::Answers(answers) => Ok(answers),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// sendto() with an address.
     pub fn send_to(&self, to: SocketAddr) -> Result<(), CallError> {
         self.done("sendto", &Request::SendTo { socket: self.handle, to })

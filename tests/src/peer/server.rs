@@ -27,6 +27,10 @@ pub struct ServerOptions {
 
 /// A process that answers who it is: to the line `who` or a datagram with an [`super::protocol::Identity`] in JSON, to an HTTP GET with
 /// the same as text. It keeps connections open until the client closes them.
+///
+/// Some lines on a connection are orders that are not answered: `send N` (N bytes are sent), `shut` (shutdown(SHUT_WR)), `close`, `reset`,
+/// `deaf` (nothing more is read), `last N` (when the client shuts its side, N bytes are sent before the connection is closed), and anything that begins
+/// with `mute` (nothing is done).
 #[derive(Debug)]
 pub struct Server {
     link: Link,

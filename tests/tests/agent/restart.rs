@@ -68,7 +68,9 @@ fn twenty_restarts_in_a_row_are_not_noticed() {
     assert_eq!(tables.slots, before.slots);
     assert_eq!(long.ask_held().unwrap().broken, 0);
     long.release(HELD, Close::Graceful).unwrap();
-    wait_for("held connections are counted down", || Tables::read(set.pins()).total(|stats| stats.active) == 0);
+    wait_for("held connections are counted down", || {
+        Tables::read(set.pins()).total(|stats| stats.active) == 0
+    });
 }
 
 #[test]

@@ -54,7 +54,8 @@ fn change(set: &Set, n: u16, dice: &mut Dice) -> Vec<Expected> {
 #[test]
 fn killed_at_any_moment_it_recovers_and_leaks_nothing() {
     let set = Set::new(3);
-    let mut agent = set.agent_with(&["--max-services", "64", "--max-backends", "2048", "--max-slots", "65536"]);
+    let mut agent =
+        set.agent_with(&["--max-services", "64", "--max-backends", "2048", "--max-slots", "65536"]);
     let client = set.client.client().unwrap();
     let stays = settle(set.pins(), set.expect("shop/web", 1, 0..3));
     let running = client.start(without_end(vip4(1))).unwrap();
@@ -79,7 +80,10 @@ fn killed_at_any_moment_it_recovers_and_leaks_nothing() {
     }
     let report = running.stop().unwrap();
     assert_eq!(report.failed(), 0, "{report:?}");
-    assert!(cut_short >= ROUNDS / 4, "only {cut_short} of {ROUNDS} kills came before the tables were in step");
+    assert!(
+        cut_short >= ROUNDS / 4,
+        "only {cut_short} of {ROUNDS} kills came before the tables were in step"
+    );
     assert_eq!(Tables::read(set.pins()).total(|stats| stats.opened), report.attempts);
 
     // All of it goes, and what was used is free again.
@@ -113,7 +117,10 @@ fn one_agent_reuses_what_it_frees() {
         let expected = Expected::new(name, vip, (0..12).map(|n| (addr(n), 8080).into()));
         settle(set.pins(), set.expect("shop/web", 1, 0..2).into_iter().chain([expected]));
         let problems = agent.json(["services", "-A"]).unwrap();
-        assert!(problems["items"].as_array().unwrap().iter().all(|it| it["problem"].is_null()), "{problems:#}");
+        assert!(
+            problems["items"].as_array().unwrap().iter().all(|it| it["problem"].is_null()),
+            "{problems:#}"
+        );
     }
     assert!(start.elapsed() < Duration::from_secs(60));
 }

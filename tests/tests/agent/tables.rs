@@ -115,7 +115,8 @@ impl Tables {
             let (base, len) = (service.slots.base(), service.slots.len());
             let room = if len == 0 { 0 } else { len.next_power_of_two() };
             self.slots += room;
-            if len > 0 && (base < FIRST_SLOT || u64::from(base) + u64::from(room) > u64::from(maps.slots.len()))
+            if len > 0
+                && (base < FIRST_SLOT || u64::from(base) + u64::from(room) > u64::from(maps.slots.len()))
             {
                 self.contradiction(format!("slots {base}+{room} of Service {id} are outside of the map"));
             }
@@ -127,8 +128,11 @@ impl Tables {
             let chosen: BTreeSet<u32> =
                 (base..base + len).filter_map(|slot| Some(maps.slots.get(slot)?.backend)).collect();
             let rows = self.backends.iter().filter(|((service, _), _)| *service == id);
-            let usable: BTreeSet<u32> =
-                rows.flat_map(|(_, rows)| rows).filter(|row| row.state.is_usable()).map(|row| row.id).collect();
+            let usable: BTreeSet<u32> = rows
+                .flat_map(|(_, rows)| rows)
+                .filter(|row| row.state.is_usable())
+                .map(|row| row.id)
+                .collect();
             if chosen != usable || service.backends as usize != usable.len() {
                 self.contradiction(format!(
                     "Service {id} has slots for {chosen:?}, backends {usable:?} and says it has {}",
@@ -141,9 +145,10 @@ impl Tables {
     /// What is served, as the manifests would say it.
     pub fn serves(&self) -> BTreeSet<Expected> {
         let expected = |(frontend, id): (&SocketAddr, &u32)| {
-            let usable = self.backends.iter().filter(|((service, _), rows)| {
-                service == id && rows.iter().any(|row| row.state.is_usable())
-            });
+            let usable = self
+                .backends
+                .iter()
+                .filter(|((service, _), rows)| service == id && rows.iter().any(|row| row.state.is_usable()));
             let name = self.services.get(id).map_or("", String::as_str);
             Expected::new(name, *frontend, usable.map(|((_, addr), _)| *addr))
         };
@@ -195,7 +200,8 @@ impl Tables {
         if serves != *expected {
             return Some(format!("served: {serves:#?}, but not: {expected:#?}"));
         }
-        let left: Vec<_> = self.services.iter().filter(|(id, _)| !self.served.values().any(|of| of == *id)).collect();
+        let left: Vec<_> =
+            self.services.iter().filter(|(id, _)| !self.served.values().any(|of| of == *id)).collect();
         if !left.is_empty() {
             return Some(format!("Services that nothing leads to: {left:?}"));
         }

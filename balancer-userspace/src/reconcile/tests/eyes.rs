@@ -47,6 +47,8 @@ impl Load for Eyes<'_> {
         taken
     }
 
+    fn skip_turns(&self, _: u32, _: u32) {}
+
     fn node_offset(&self) -> u32 {
         self.roll.get()
     }
@@ -83,6 +85,10 @@ impl Tables for Eyes<'_> {
 
     fn client_state(&self, key: &ClientKey) -> Option<ClientState> {
         self.fake.clients.borrow().get(key).copied()
+    }
+
+    fn take_client_turn(&self, _: &ClientKey) -> u32 {
+        0
     }
 
     fn remember_client(&self, key: &ClientKey, state: &ClientState) {

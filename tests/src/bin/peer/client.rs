@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use balancer_tests::peer::protocol::{Close, Handle, Reply, Request};
 use rustix::{io::Errno, net::connect_unspec, net::sockopt::socket_cookie};
 
-use crate::{bulk, holder::Holder, sockets};
+use crate::{bulk, holder::Holder, sockets, together};
 
 /// Serves until standard input ends.
 pub fn serve() -> Result<()> {
@@ -65,6 +65,14 @@ impl Session {
             Request::Local { socket } => sockets::local(self.get(socket)?).map(Reply::Address),
             Request::Cookie { socket } => socket_cookie(self.get(socket)?).map(Reply::Cookie),
             Request::Ask { socket } => sockets::ask(self.get(socket)?).map(Reply::Identity),
+            Request::Write { socket, text } => {
+                sockets::send_all(self.get(socket)?, text.as_bytes()).map(done)
+            }
+            Request::Read { socket, bytes } => sockets::receive(self.get(socket)?, bytes).map(Reply::Count),
+            Request::Shutdown { socket } => sockets::shutdown(self.get(socket)?).map(done),
+            Request::AskTogether { socket, to, threads, rounds } => {
+                together::ask(self.get(socket)?, &to, threads, rounds).map(Reply::Answers)
+            }
             Request::SendTo { socket, to } => sockets::ask_at(self.get(socket)?, to).map(done),
             Request::ReceiveFrom { socket } => {
                 let (from, identity) = sockets::answer_from(self.get(socket)?)?;

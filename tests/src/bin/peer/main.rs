@@ -5,6 +5,7 @@ mod client;
 mod holder;
 mod server;
 mod sockets;
+mod together;
 
 use std::{net::SocketAddr, time::Duration};
 

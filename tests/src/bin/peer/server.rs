@@ -29,7 +29,7 @@ use crate::sockets;
 const BACKLOG: i32 = 4096;
 
 /// A line longer than this is not for this server.
-const MAX_LINE: usize = 8192;
+const MAX_LINE: usize = 1 << 20;
 
 /// What to be.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ struct Connection {
     fd: OwnedFd,
     /// Received and not yet understood.
     input: Vec<u8>,
+    /// Bytes to send after the client's last.
+    last: usize,
 }
 
 /// An answer that waits for its time.
@@ -190,7 +192,8 @@ impl Server {
                 Ok(fd) => {
                     let key = self.key();
                     epoll::add(&self.epoll, &fd, EventData::new_u64(key), EventFlags::IN).context("epoll")?;
-                    self.sources.insert(key, Source::Connection(Connection { fd, input: Vec::new() }));
+                    self.sources
+                        .insert(key, Source::Connection(Connection { fd, input: Vec::new(), last: 0 }));
                     self.stats.accepted += 1;
                     self.stats.open += 1;
                 }
@@ -234,7 +237,10 @@ impl Server {
         let Some(Source::Connection(connection)) = self.sources.get_mut(&key) else { return Ok(()) };
         let mut buffer = [0_u8; 2048];
         match recv(&connection.fd, &mut buffer, RecvFlags::empty()) {
-            Ok((0, _)) => return Err(Errno::PIPE).context("end"),
+            Ok((0, _)) => {
+                sockets::send_all(&connection.fd, &vec![b'x'; connection.last])?;
+                return Err(Errno::PIPE).context("end");
+            }
             Ok((read, _)) => connection.input.extend_from_slice(&buffer[..read]),
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno).context("recv"),
@@ -253,9 +259,29 @@ impl Server {
             let (bytes, then) = match question {
                 Question::Line => (identity, Then::Keep),
                 Question::Http(then) => (http(&identity, then), then),
+                Question::Order(order) => {
+                    self.obey(key, order)?;
+                    continue;
+                }
             };
             self.stats.answers += 1;
             self.answer(Answer { key, to: None, bytes, then });
+        }
+        Ok(())
+    }
+
+    /// Does what a client tells it to do with their connection.
+    fn obey(&mut self, key: u64, order: Order) -> Result<(), Errno> {
+        let Some(Source::Connection(Connection { fd, last, .. })) = self.sources.get_mut(&key) else {
+            return Ok(());
+        };
+        match order {
+            Order::Last(bytes) => *last = bytes,
+            Order::Send(bytes) => sockets::send_all(fd, &vec![b'x'; bytes])?,
+            Order::Shut => sockets::shutdown(fd)?,
+            Order::Close(how) => self.close(key, how),
+            Order::Deaf => epoll::delete(&self.epoll, fd)?,
+            Order::Mute => {}
         }
         Ok(())
     }
@@ -340,9 +366,50 @@ impl Server {
     }
 }
 
+/// What a client can order.
+#[derive(Clone, Copy)]
+enum Order {
+    /// Send so many bytes.
+    Send(usize),
+    /// shutdown(SHUT_WR).
+    Shut,
+    /// End the connection.
+    Close(Close),
+    /// Read nothing more.
+    Deaf,
+    /// Send so many bytes after the client's last.
+    Last(usize),
+    /// Ignore this line.
+    Mute,
+}
+
+impl Order {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?.trim_end();
+        match line {
+            "shut" => Some(Self::Shut),
+            "close" => Some(Self::Close(Close::Graceful)),
+            "reset" => Some(Self::Close(Close::Reset)),
+            "deaf" => Some(Self::Deaf),
+            _ if line.starts_with("mute") => Some(Self::Mute),
+            _ => {
+                let (order, bytes) = line.split_once(' ')?;
+                let bytes = bytes.parse().ok()?;
+                match order {
+                    "send" => Some(Self::Send(bytes)),
+                    "last" => Some(Self::Last(bytes)),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
 /// What a client can say.
 enum Question {
-    /// Any line.
+    /// A line that is an order.
+    Order(Order),
+    /// Any other line.
     Line,
     /// An HTTP request, with what comes after its answer.
     Http(Then),
@@ -360,8 +427,8 @@ impl Question {
             return Some(Self::Http(if last { Then::End } else { Then::Keep }));
         }
         let end = input.iter().position(|&byte| byte == b'\n')?;
-        input.drain(..=end);
-        Some(Self::Line)
+        let line: Vec<u8> = input.drain(..=end).collect();
+        Some(Order::parse(&line).map_or(Self::Line, Self::Order))
     }
 }
 

@@ -11,14 +11,14 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, FdFlags},
     net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, getpeername,
+        AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, getpeername,
         getsockname, ipproto, recv, recvfrom, send, sendto, socket_with,
         sockopt::{self, Timeout},
     },
 };
 
 /// What a client says to have its question answered.
-const QUESTION: &[u8] = b"who\n";
+pub const QUESTION: &[u8] = b"who\n";
 
 /// socket(), as Rust's own library makes it: close-on-exec, blocking.
 pub fn open(kind: Kind) -> Result<OwnedFd, Errno> {
@@ -120,6 +120,42 @@ pub fn ask(fd: impl AsFd) -> Result<Identity, Errno> {
             return parse(&answer);
         }
     }
+}
+
+/// Sends all of it, however long that takes.
+pub fn send_all(fd: impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match send(&fd, bytes, SendFlags::NOSIGNAL) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None)?;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Receives so many bytes, or fewer if the other side ends first.
+pub fn receive(fd: impl AsFd, bytes: u64) -> Result<u64, Errno> {
+    let mut buffer = vec![0_u8; 65_536];
+    let mut received = 0;
+    while received < bytes {
+        let room = usize::try_from(bytes - received).unwrap_or(usize::MAX).min(buffer.len());
+        match recv(&fd, &mut buffer[..room], RecvFlags::empty()) {
+            Ok((0, _)) => break,
+            Ok((read, _)) => received += read as u64,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(received)
+}
+
+/// shutdown(SHUT_WR).
+pub fn shutdown(fd: impl AsFd) -> Result<(), Errno> {
+    rustix::net::shutdown(fd, Shutdown::Write)
 }
 
 /// sendto() of the question.

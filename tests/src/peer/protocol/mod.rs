@@ -210,6 +210,37 @@ pub enum Request {
         /// On which.
         socket: Handle,
     },
+    /// Sends a text on a connected socket. Reply: [`Reply::Done`].
+    Write {
+        /// On which.
+        socket: Handle,
+        /// What; a server obeys some lines, see [`super::Server`].
+        text: String,
+    },
+    /// Receives until there are so many bytes, or the end. Reply: [`Reply::Count`].
+    Read {
+        /// From which.
+        socket: Handle,
+        /// How many.
+        bytes: u64,
+    },
+    /// shutdown(SHUT_WR). Reply: [`Reply::Done`].
+    Shutdown {
+        /// Of which.
+        socket: Handle,
+    },
+    /// Threads that share a socket ask at the same time, each at every address in turn; then as many answers are received as
+    /// questions were sent, or until the receive time-out. Reply: [`Reply::Answers`].
+    AskTogether {
+        /// On which.
+        socket: Handle,
+        /// Where to; nowhere: the connected peer.
+        to: Vec<SocketAddr>,
+        /// How many threads.
+        threads: u32,
+        /// How often each asks at each address.
+        rounds: u32,
+    },
     /// sendto() with an address. Reply: [`Reply::Done`].
     SendTo {
         /// On which.
@@ -297,6 +328,10 @@ pub enum Reply {
         /// Contents.
         identity: Identity,
     },
+    /// How many bytes.
+    Count(u64),
+    /// How many answers came from which source address, as the application sees it, and which pod.
+    Answers(Vec<(SocketAddr, String, u64)>),
     /// A child process's id.
     Holder(u32),
     /// Held connections.
