@@ -438,8 +438,8 @@ pub struct SocketState {
     pub expired: u16,
     /// Process (thread group) that called connect(), in the initial PID namespace.
     pub tgid: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Bytes received when our FIN was acknowledged, modulo 2^32; they tell whether the peer's came. TCP only.
+    pub received_mark: u32,
 }
 
 /// One Service that an unconnected UDP socket talks to.

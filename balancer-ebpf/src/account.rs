@@ -92,8 +92,9 @@ pub fn established(backend: u32, took_ns: u64) {
 }
 
 /// Closes what the socket holds, if it holds anything: the connection is over or the socket is used anew.
+/// Returns the phase that it was in.
 #[inline(always)]
-pub fn close_socket(socket: *mut SocketState, connecting: Failure) {
+pub fn close_socket(socket: *mut SocketState, connecting: Failure) -> u32 {
     // SAFETY: the callers pass socket storage that is not null.
     let (phase, backend) =
         unsafe { (atomic::exchange(&raw mut (*socket).phase, Phase::Closed as u32), (*socket).backend) };
@@ -101,6 +102,7 @@ pub fn close_socket(socket: *mut SocketState, connecting: Failure) {
         let failure = (phase == Phase::Connecting as u32).then_some(connecting);
         closed(backend, failure);
     }
+    phase
 }
 
 /// Closes a UDP flow, if it is open.

@@ -9,13 +9,16 @@ use aya_ebpf::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
         BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
-        BPF_TCP_TIME_WAIT, bpf_sock_ops,
+        bpf_sock_ops,
     },
     helpers::generated::bpf_ktime_get_boot_ns,
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use balancer_common::abi::{Phase, SocketState};
+use balancer_common::{
+    abi::{Phase, SocketState},
+    addr::PortBe,
+};
 
 use crate::{
     PROCEED,
@@ -50,6 +53,11 @@ fn event(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
+    // SAFETY: the pointer is to socket storage and was found not to be null.
+    if unsafe { (*socket).target_port } == PortBe(0) {
+        // What was translated is over, and the socket is connected elsewhere by now.
+        return;
+    }
     match ctx.op() {
         CONNECT => watch(ctx),
         ESTABLISHED => {
@@ -61,6 +69,9 @@ fn event(ctx: &SockOpsContext) {
             let (old, new) = (ctx.arg(0), ctx.arg(1));
             if new == BPF_TCP_CLOSE && old != BPF_TCP_CLOSE {
                 closed(ctx, socket, old);
+            } else if new == BPF_TCP_FIN_WAIT2 {
+                // SAFETY: as above, and the kernel passes a valid context.
+                unsafe { (*socket).received_mark = (*ctx.ops).bytes_received as u32 };
             }
         }
         // The third argument is set when the kernel gives up.
@@ -99,8 +110,9 @@ fn established(socket: *mut SocketState) {
 #[inline(always)]
 fn closed(ctx: &SockOpsContext, socket: *mut SocketState, old: u32) {
     // SAFETY: the pointer is to socket storage and was found not to be null.
-    let (expired, backend, generation) =
-        unsafe { ((*socket).expired, (*socket).backend, (*socket).generation) };
+    let (expired, backend, generation, mark) = unsafe {
+        ((*socket).expired, (*socket).backend, (*socket).generation, (*socket).received_mark)
+    };
     let ops: *mut bpf_sock_ops = ctx.ops;
     if old == BPF_TCP_SYN_SENT {
         let failure = if expired != 0 {
@@ -115,22 +127,37 @@ fn closed(ctx: &SockOpsContext, socket: *mut SocketState, old: u32) {
         account::close_socket(socket, failure);
         return;
     }
-    account::close_socket(socket, Failure::Unreachable);
-    account::totals(backend, generation, &totals(ops, old));
+    let released = account::close_socket(socket, Failure::Unreachable) == Phase::Closed as u32;
+    account::totals(backend, generation, &totals(ops, old, mark, released));
 }
 
 /// What the connection moved. The kernel's counts include the sequence numbers that SYN and FIN take up.
+///
+/// The socket ends where TIME-WAIT begins, in the state that it was in before. In FIN-WAIT-2 that may be
+/// for the peer's FIN, which was received, or because the application has closed it and nothing but a FIN
+/// is to come, which has not. `mark` is what had been received when that state began: a socket that is
+/// still held ends there after data and a FIN, one that is not may receive a FIN alone.
 #[inline(always)]
-fn totals(ops: *mut bpf_sock_ops, old: u32) -> Totals {
-    let fin_received =
-        matches!(old, BPF_TCP_CLOSE_WAIT | BPF_TCP_LAST_ACK | BPF_TCP_CLOSING | BPF_TCP_TIME_WAIT) as u64;
-    let fin_acked = matches!(old, BPF_TCP_FIN_WAIT2 | BPF_TCP_TIME_WAIT) as u64;
+fn totals(ops: *mut bpf_sock_ops, old: u32, mark: u32, released: bool) -> Totals {
     // SAFETY: the kernel passes a valid context.
-    unsafe {
-        Totals {
-            bytes_in: (*ops).bytes_received.saturating_sub(fin_received),
-            bytes_out: (*ops).bytes_acked.saturating_sub(1 + fin_acked),
-            retransmits: (*ops).total_retrans as u64,
-        }
+    let (received, acked, unacked) =
+        unsafe { ((*ops).bytes_received, (*ops).bytes_acked, (*ops).snd_una != (*ops).snd_nxt) };
+    let since_mark = (received as u32).wrapping_sub(mark);
+    let fin_received = match old {
+        BPF_TCP_CLOSE_WAIT | BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => true,
+        BPF_TCP_FIN_WAIT2 if released => since_mark == 1,
+        BPF_TCP_FIN_WAIT2 => since_mark != 0,
+        _ => false,
+    };
+    let fin_acked = match old {
+        BPF_TCP_FIN_WAIT2 => true,
+        BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => !unacked,
+        _ => false,
+    };
+    Totals {
+        bytes_in: received.saturating_sub(fin_received as u64),
+        bytes_out: acked.saturating_sub(1 + fin_acked as u64),
+        // SAFETY: the kernel passes a valid context.
+        retransmits: unsafe { (*ops).total_retrans } as u64,
     }
 }
