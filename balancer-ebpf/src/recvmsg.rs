@@ -38,7 +38,9 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 
 /// The Service that this socket addressed when it sent to `source`; `None` for a source of its own right.
 ///
-/// A flow that is closed or silent is remembered all the same: its answer may be late.
+/// A flow that is closed or silent is remembered all the same: its answer may be late. Where several
+/// Services lead to `source`, the one that was addressed last is taken to be answered: a datagram does not
+/// say which of them it is for.
 #[inline(always)]
 fn recvmsg(ctx: &SockAddrContext, source: Ip) -> Option<FrontendKey> {
     // SAFETY: the kernel passes a valid context.
@@ -47,12 +49,19 @@ fn recvmsg(ctx: &SockAddrContext, source: Ip) -> Option<FrontendKey> {
     if !flows.is_null() {
         // SAFETY: the pointer is to socket storage and was found not to be null.
         let flows = unsafe { (&raw mut (*flows).flows).cast::<UdpFlow>() };
+        let mut place = FLOWS;
+        let mut newest = 0;
         for index in 0..FLOWS {
             // SAFETY: the index is below the length of the array.
             let flow = unsafe { &*flows.add(index) };
-            if flow.target_port.0 == port.0 && flow.target.same(&source) {
-                return Some(flow.frontend);
+            if flow.target_port.0 == port.0 && flow.used_ns > newest && flow.target.same(&source) {
+                newest = flow.used_ns;
+                place = index;
             }
+        }
+        if place < FLOWS {
+            // SAFETY: the index is below the length of the array.
+            return Some(unsafe { (*flows.add(place)).frontend });
         }
     }
     crate::getpeername::dialled(SOCKETS.get_ptr_mut(ctx), source, port)

@@ -4,7 +4,7 @@
 //! A socket keeps the backend that it was given for a Service, as connection tracking would have it: the
 //! datagrams of one exchange (QUIC, TFTP, a retried query) belong together.
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{bindings::BPF_TCP_ESTABLISHED, macros::cgroup_sock_addr, programs::SockAddrContext};
 use balancer_common::{
     abi::{FrontendKey, PassReason, Phase, PickReason, UDP, UDP_FLOW_IDLE_NS, UDP_FLOWS as FLOWS, UdpFlow},
     addr::{Ip, PortBe},
@@ -13,7 +13,9 @@ use balancer_common::{
 };
 
 use crate::{
-    PROCEED, account, atomic,
+    PROCEED,
+    account::{self, Failure},
+    atomic,
     connect::{set_user_ip6, user_ip6},
     maps::{SERVICE_STATS, SOCKETS, UDP_FLOWS},
     tables::Maps,
@@ -52,14 +54,19 @@ fn sendmsg(ctx: &SockAddrContext, address: Ip) -> Option<(Ip, PortBe)> {
     let tables = Maps(ctx);
     let service = tables.service_id(&frontend)?;
 
-    // A connected socket that names the Service again talks to the backend that it is connected to: it
-    // would not receive the answer of another.
-    let socket = SOCKETS.get_ptr_mut(ctx);
-    if !socket.is_null() {
+    let storage = SOCKETS.get_ptr_mut(ctx);
+    if !storage.is_null() {
         // SAFETY: the pointer is to socket storage and was found not to be null.
-        let socket = unsafe { &*socket };
-        if socket.phase == Phase::Established as u32 && socket.frontend.same(&frontend) {
-            return Some((socket.target, socket.target_port));
+        let socket = unsafe { &*storage };
+        if socket.phase == Phase::Established as u32 {
+            if !is_connected(ctx) {
+                // connect() with AF_UNSPEC runs no hook; this is where we learn of it.
+                account::close_socket(storage, Failure::Aborted);
+            } else if socket.frontend.same(&frontend) {
+                // A connected socket that names the Service again talks to the backend that it is
+                // connected to: it would not receive the answer of another.
+                return Some((socket.target, socket.target_port));
+            }
         }
     }
 
@@ -83,6 +90,16 @@ fn sendmsg(ctx: &SockAddrContext, address: Ip) -> Option<(Ip, PortBe)> {
             begin(flows, &frontend, &choice);
             Some((choice.addr, choice.port))
         }
+    }
+}
+
+/// Whether the socket is connected, to whatever.
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the kernel passes a valid context, and the socket that the hook runs for.
+    unsafe {
+        let sock = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        !sock.is_null() && (*sock).state == BPF_TCP_ESTABLISHED
     }
 }
 
