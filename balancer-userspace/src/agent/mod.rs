@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::{
-    control::ControlWriter,
+    control::{ControlWriter, Renewal},
     engine::{Engine, Reading},
     status::AgentStatus,
 };
@@ -40,7 +40,7 @@ use crate::{
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
-        Source, SourceHealth,
+        Source, SourceError, SourceHealth,
         kubernetes::{Access, KubernetesConfig, Timing},
         manifests::ManifestsConfig,
     },
@@ -127,18 +127,11 @@ async fn serve(
     let mut control = ControlWriter::new(args, cgroup, &describe(&source));
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
-    let node = NodeInfo { name: args.node_name().into(), zone: args.zone.as_deref().map(Into::into) };
-    let defaults =
-        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
-    let mut index = Index::new(defaults);
-    index.apply(Event::Node(node));
     let metrics = Arc::new(AgentMetrics::default());
-    let mut engine = Engine::new(recovered, index, args.zone.clone(), Arc::clone(&metrics));
+    let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
 
-    let (sender, mut events) = mpsc::channel(QUEUE);
-    let health = Arc::new(SourceHealth::new(source.kind()));
-    let mut source = tokio::spawn(source.run(sender, Arc::clone(&health)));
+    let (mut task, mut events, mut health) = start(&source);
     let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
     if let HttpListen::At(addr) = args.http {
@@ -165,14 +158,27 @@ async fn serve(
                     }
                 }
             }
-            _ = renew.tick() => control.renew(engine.maps()),
+            _ = renew.tick() => {
+                if control.renew(engine.maps()) == Renewal::TooLate && engine.is_synced() {
+                    log::warn!(
+                        "the lease lapsed while this agent stood still: connects are left alone until \
+                         everything has been listed again"
+                    );
+                    task.abort();
+                    engine.start_over(empty_index(args));
+                    control.start_over(engine.maps());
+                    (task, events, health) = start(&source);
+                }
+            }
             _ = housekeeping.tick() => {
                 engine.sweep(Instant::now());
-                // What was malformed may be right now, with nothing else to report.
-                engine.handle(std::iter::empty(), reading(&health), Instant::now());
+                // In this order: what could be read at last was sent before it counted as read.
+                if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {
+                    control.changed(engine.maps());
+                }
                 control.source(engine.maps(), &health);
             }
-            result = &mut source => {
+            result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
                 return Err(Failure::from(anyhow::anyhow!("the source ended by itself")));
             }
@@ -181,7 +187,7 @@ async fn serve(
         }
     };
     drop(stop_web);
-    source.abort();
+    task.abort();
     kernel_log.abort();
     control.renew(engine.maps());
     log::info!(
@@ -194,6 +200,16 @@ async fn serve(
         pins.root().display(),
     );
     Ok(())
+}
+
+/// What is known before the source has said anything.
+fn empty_index(args: &AgentArgs) -> Index {
+    let defaults =
+        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
+    let mut index = Index::new(defaults);
+    let zone = args.zone.as_deref().map(Into::into);
+    index.apply(Event::Node(NodeInfo { name: args.node_name().into(), zone }));
+    index
 }
 
 fn reading(health: &SourceHealth) -> Reading {
@@ -221,6 +237,15 @@ fn log_recovered(reconciler: &Reconciler<datapath::Maps>) {
 fn renewal(lease: LeaseTerm) -> Duration {
     const SLOWEST: Duration = Duration::from_secs(5);
     lease.duration().map_or(SLOWEST, |term| (term / 4).min(SLOWEST))
+}
+
+/// A running source: its task, what it sends, and how it is.
+type Running = (JoinHandle<Result<(), SourceError>>, mpsc::Receiver<Event>, Arc<SourceHealth>);
+
+fn start(source: &Source) -> Running {
+    let (sender, events) = mpsc::channel(QUEUE);
+    let health = Arc::new(SourceHealth::new(source.kind()));
+    (tokio::spawn(source.clone().run(sender, Arc::clone(&health))), events, health)
 }
 
 /// Where Services come from, as the flags say.

@@ -5,7 +5,7 @@
 //! away. A program that runs meanwhile sees the old set or the new one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -18,9 +18,10 @@ use balancer_common::{
 
 use super::{
     diff::{self, BackendChanges, Change, PortChanges},
-    ids::{IdPool, QUARANTINE},
+    ids::{IdPool, QUARANTINE, Rested},
     kernel::KernelTables,
-    layout::{Member, layout},
+    layout::Member,
+    room::Written,
     runs::Runs,
 };
 use crate::{
@@ -39,8 +40,10 @@ pub struct Applied {
     pub(super) members: BTreeMap<(IpAddr, u16), u32>,
     pub(super) slots: SlotRange,
     pub(super) revision: u32,
-    /// Set when the slots in the kernel are not those of `members`: an agent was interrupted, or there
-    /// was no room.
+    /// The problem that the kernel shows: that of `desired`, or want of room.
+    pub(super) shown: Option<String>,
+    /// Set when the slots in the kernel are not those of `members`, or the frontend does not lead here: an
+    /// agent was interrupted, or there was no room.
     pub(super) stale: bool,
 }
 
@@ -136,7 +139,7 @@ impl<K: KernelTables> Reconciler<K> {
     }
 
     /// Frees what nothing refers to any more. Returns Services that found no room and should be applied
-    /// again, if room was made.
+    /// again, if there is more room than before.
     pub fn sweep(&mut self, now: Instant) -> Result<Vec<ObjectName>, DatapathError> {
         let free: Vec<u32> = self
             .lingering
@@ -146,7 +149,6 @@ impl<K: KernelTables> Reconciler<K> {
             })
             .map(|(id, _)| *id)
             .collect();
-        let mut made_room = !free.is_empty();
         for id in free {
             self.lingering.remove(&id);
             self.kernel.remove_backend_meta(id)?;
@@ -157,7 +159,6 @@ impl<K: KernelTables> Reconciler<K> {
         let busy: BTreeSet<u32> = self.lingering.values().map(|gone| gone.service).collect();
         let over: Vec<PortKey> =
             self.retired.iter().filter(|(_, id)| !busy.contains(id)).map(|(key, _)| key.clone()).collect();
-        made_room |= !over.is_empty();
         for key in over {
             if let Some(id) = self.retired.remove(&key) {
                 self.kernel.remove_service_meta(id)?;
@@ -165,6 +166,9 @@ impl<K: KernelTables> Reconciler<K> {
                 self.services.give_back(id, now);
             }
         }
+        // Room is there once it has rested, not when it is given back.
+        let rested = [self.services.settle(now), self.backends.settle(now), self.runs.settle(now)];
+        let made_room = rested.contains(&Rested::Some);
         Ok(if made_room { std::mem::take(&mut self.starved).into_iter().collect() } else { Vec::new() })
     }
 
@@ -222,6 +226,7 @@ impl<K: KernelTables> Reconciler<K> {
             members: BTreeMap::new(),
             slots: SlotRange::new(0, 0),
             revision: self.kernel.service(id).revision,
+            shown: None,
             stale: false,
         };
         let added = BackendChanges { added: desired.backends.clone(), ..BackendChanges::default() };
@@ -243,19 +248,21 @@ impl<K: KernelTables> Reconciler<K> {
     ) -> Result<(), DatapathError> {
         let old_frontend = applied.desired.frontend;
         let asked = desired.problem.clone();
+        let misled = applied.stale || changes.frontend == Change::Changed;
         // The names first: an agent that is interrupted here leaves something that the next one can read.
         if changes.problem == Change::Changed {
-            self.kernel.set_service_meta(applied.id, &service_meta(&desired))?;
+            self.show(applied, &desired)?;
         }
         let gone = self.write_backends(applied, &mut desired, &changes.backends, now)?;
         let old_slots = self.write_slots(applied, &mut desired, changes, now);
         let key = frontend_key(&desired.frontend);
-        if changes.frontend == Change::Changed {
+        if misled {
             match self.kernel.insert_frontend(&key, applied.id) {
                 Ok(()) => {}
                 Err(full @ DatapathError::Full { .. }) => {
                     desired.problem = Some(full.to_string());
                     self.starved.insert(desired.key.service.clone());
+                    applied.stale = true;
                 }
                 Err(error) => return Err(error),
             }
@@ -269,13 +276,22 @@ impl<K: KernelTables> Reconciler<K> {
         if let Some(slots) = old_slots {
             self.runs.give_back(slots, now);
         }
-        if desired.problem != asked {
-            self.kernel.set_service_meta(applied.id, &service_meta(&desired))?;
-            log::warn!("{}: {}", desired.key, desired.problem.as_deref().unwrap_or_default());
-            // As asked, so that the next comparison is with what the user wants.
-            desired.problem = asked;
+        if desired.problem != applied.shown {
+            self.show(applied, &desired)?;
+            match &desired.problem {
+                Some(problem) if desired.problem != asked => log::warn!("{}: {problem}", desired.key),
+                _ => log::info!("{}: there is room for all of it now", desired.key),
+            }
         }
-        applied.desired = desired;
+        // As asked, so that the next comparison is with what the user wants.
+        applied.desired = DesiredPort { problem: asked, ..desired };
+        Ok(())
+    }
+
+    /// Names a port, and its problem, to whoever reads the maps.
+    fn show(&mut self, applied: &mut Applied, desired: &DesiredPort) -> Result<(), DatapathError> {
+        self.kernel.set_service_meta(applied.id, &service_meta(desired))?;
+        applied.shown.clone_from(&desired.problem);
         Ok(())
     }
 
@@ -301,13 +317,11 @@ impl<K: KernelTables> Reconciler<K> {
                 self.kernel.set_backend_meta(id, &names(backend))?;
             }
         }
-        let mut missing = 0;
+        let mut missing = HashSet::new();
+        let returning = self.returning(applied.id, &changes.added);
         for backend in &changes.added {
             let place = (backend.addr, backend.port);
-            let returned = self.lingering.iter().find(|(_, gone)| {
-                gone.service == applied.id && gone.addr == place && gone.pod == backend.pod
-            });
-            let id = match returned.map(|(id, _)| *id) {
+            let id = match returning.get(&place).copied() {
                 Some(id) => {
                     self.lingering.remove(&id);
                     let generation = self.kernel.backend(id).generation;
@@ -316,8 +330,7 @@ impl<K: KernelTables> Reconciler<K> {
                 }
                 None => {
                     let Some(id) = self.backends.take(now) else {
-                        missing += 1;
-                        desired.backends.retain(|kept| (kept.addr, kept.port) != place);
+                        missing.insert(place);
                         continue;
                     };
                     self.kernel.reset_backend(id);
@@ -329,16 +342,30 @@ impl<K: KernelTables> Reconciler<K> {
             applied.members.insert(place, id);
             self.kernel.set_backend_meta(id, &names(backend))?;
         }
-        if missing > 0 {
+        if !missing.is_empty() {
+            desired.backends.retain(|kept| !missing.contains(&(kept.addr, kept.port)));
             let full = DatapathError::Full {
                 map: "BACKENDS",
                 capacity: self.kernel.capacities().1,
                 flag: "max-backends",
             };
-            desired.problem = Some(format!("{missing} endpoints left out: {full}"));
+            desired.problem = Some(format!("{} endpoints left out: {full}", missing.len()));
             self.starved.insert(desired.key.service.clone());
         }
         Ok(gone)
+    }
+
+    /// Which of `added` were backends of `service` before and still have their ids, by address and port.
+    fn returning(&self, service: u32, added: &[DesiredBackend]) -> HashMap<(IpAddr, u16), u32> {
+        if self.lingering.is_empty() {
+            return HashMap::new();
+        }
+        let added: HashMap<_, _> =
+            added.iter().map(|backend| ((backend.addr, backend.port), &backend.pod)).collect();
+        let returning = self.lingering.iter().filter(|(_, gone)| {
+            gone.service == service && added.get(&gone.addr).is_some_and(|pod| **pod == gone.pod)
+        });
+        returning.map(|(id, gone)| (gone.addr, *id)).collect()
     }
 
     /// Lays the slots out anew where that is needed and switches the Service to them. Returns the old
@@ -350,29 +377,34 @@ impl<K: KernelTables> Reconciler<K> {
         changes: &PortChanges,
         now: Instant,
     ) -> Option<SlotRange> {
-        let mut old_slots = None;
         let members = members(applied, desired);
+        let mut old_slots = None;
+        let mut backends = members.len();
+        let mut uniform = members.windows(2).all(|pair| pair[0].weight == pair[1].weight);
         if changes.needs_layout() || applied.stale {
-            let slots = layout(desired.algorithm, &members);
-            let range = self.runs.take(slots.len() as u32, now).unwrap_or_else(|| {
+            let fit = self.fit(applied, desired.algorithm, &members, now);
+            applied.stale = fit.backends < members.len();
+            if applied.stale {
                 let full = DatapathError::Full {
                     map: "SLOTS",
                     capacity: self.kernel.capacities().2,
                     flag: "max-slots",
                 };
-                desired.problem = Some(format!("passed through: {full}"));
+                let left_out = members.len() - fit.backends;
+                desired.problem = Some(format!("{left_out} endpoints left out: {full}"));
                 self.starved.insert(desired.key.service.clone());
-                SlotRange::new(0, 0)
-            });
-            if !range.is_empty() {
-                self.kernel.set_slots(range.base(), &slots);
+                backends = fit.backends;
+                uniform = fit.slots.windows(2).all(|pair| pair[0].weight == pair[1].weight);
             }
-            old_slots = Some(std::mem::replace(&mut applied.slots, range));
-            applied.revision = applied.revision.wrapping_add(1);
-            applied.stale = range.len() as usize != slots.len();
+            if fit.written == Written::No {
+                self.kernel.set_slots(fit.range.base(), &fit.slots);
+            }
+            if fit.range != applied.slots || fit.range.is_empty() {
+                old_slots = Some(std::mem::replace(&mut applied.slots, fit.range));
+                applied.revision = applied.revision.wrapping_add(1);
+            }
         }
         if changes.needs_layout() || old_slots.is_some() || changes.frontend == Change::Changed {
-            let uniform = members.windows(2).all(|pair| pair[0].weight == pair[1].weight);
             self.kernel.set_service(
                 applied.id,
                 &Service {
@@ -381,7 +413,7 @@ impl<K: KernelTables> Reconciler<K> {
                     algorithm: desired.algorithm as u32,
                     affinity_seconds: desired.affinity.map_or(0, |timeout| timeout.as_secs() as u32),
                     flags: if uniform { SERVICE_UNIFORM } else { 0 },
-                    backends: members.len() as u32,
+                    backends: backends as u32,
                     revision: applied.revision,
                 },
             );

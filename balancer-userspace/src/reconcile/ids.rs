@@ -18,7 +18,18 @@ pub struct IdPool {
     fresh: Range<u32>,
     free: Vec<u32>,
     resting: VecDeque<(Instant, u32)>,
+    rested: Rested,
     used: u32,
+}
+
+/// Whether something that was given back has become free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rested {
+    /// Nothing has.
+    #[default]
+    None,
+    /// Something has.
+    Some,
 }
 
 impl IdPool {
@@ -27,17 +38,28 @@ impl IdPool {
         let highest = taken.iter().filter(|id| range.contains(id)).max().copied();
         let fresh = highest.map_or(range.start, |id| id + 1)..range.end;
         let free = (range.start..fresh.start).rev().filter(|id| !taken.contains(id)).collect();
-        Self { fresh, free, resting: VecDeque::new(), used: taken.len() as u32 }
+        Self { fresh, free, resting: VecDeque::new(), rested: Rested::None, used: taken.len() as u32 }
     }
 
     /// An id, or `None` if all are in use or at rest.
     pub fn take(&mut self, now: Instant) -> Option<u32> {
-        while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
-            self.free.extend(self.resting.pop_front().map(|(_, id)| id));
-        }
+        self.wake(now);
         let id = self.free.pop().or_else(|| self.fresh.next())?;
         self.used += 1;
         Some(id)
+    }
+
+    /// Frees what has rested long enough. Whether something became free since the last call.
+    pub fn settle(&mut self, now: Instant) -> Rested {
+        self.wake(now);
+        std::mem::take(&mut self.rested)
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
+            self.free.extend(self.resting.pop_front().map(|(_, id)| id));
+            self.rested = Rested::Some;
+        }
     }
 
     /// Gives an id back; it rests for [`QUARANTINE`].
@@ -63,7 +85,12 @@ mod tests {
         assert_eq!((pool.take(start), pool.take(start), pool.take(start)), (Some(2), Some(4), None));
         pool.give_back(4, start);
         assert_eq!(pool.take(start), None);
+        assert_eq!(pool.settle(start), Rested::None);
         assert_eq!(pool.take(start + QUARANTINE), Some(4));
+        assert_eq!(
+            (pool.settle(start + QUARANTINE), pool.settle(start + QUARANTINE)),
+            (Rested::Some, Rested::None)
+        );
         assert_eq!(pool.used(), 3);
     }
 }

@@ -3,6 +3,7 @@
 //! - [`diff`]: what changed between two versions of a Service port; pure;
 //! - [`layout`]: how its backends become slots; pure;
 //! - [`runs`] and [`ids`]: who owns which part of the maps;
+//! - `room`: what becomes of a Service when the maps are full;
 //! - [`apply`]: the writes, in the one order that no connect can notice.
 
 pub mod apply;
@@ -11,6 +12,7 @@ pub mod ids;
 pub mod kernel;
 pub mod layout;
 pub mod recover;
+mod room;
 pub mod runs;
 
 pub use apply::{Applied, Reconciler};

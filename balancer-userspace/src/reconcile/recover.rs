@@ -112,6 +112,7 @@ impl<K: KernelTables> Reconciler<K> {
         let reserved = self.runs.reserve(service.slots);
         let mut applied = Applied {
             id,
+            shown: desired.problem.clone(),
             desired,
             members: members_by_place,
             slots: if reserved { service.slots } else { balancer_common::abi::SlotRange::new(0, 0) },

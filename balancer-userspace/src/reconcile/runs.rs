@@ -10,7 +10,7 @@ use std::{
 
 use balancer_common::abi::SlotRange;
 
-use super::ids::QUARANTINE;
+use super::ids::{QUARANTINE, Rested};
 
 /// Which slots are free.
 #[derive(Debug)]
@@ -18,13 +18,15 @@ pub struct Runs {
     /// Starts of free blocks, by order: a block of order n has 2^n slots.
     free: Vec<BTreeSet<u32>>,
     resting: VecDeque<(Instant, SlotRange)>,
+    rested: Rested,
     used: u64,
 }
 
 impl Runs {
     /// All slots from `first` to `capacity`.
     pub fn new(first: u32, capacity: u32) -> Self {
-        let mut runs = Self { free: vec![BTreeSet::new(); 32], resting: VecDeque::new(), used: 0 };
+        let mut runs =
+            Self { free: vec![BTreeSet::new(); 32], resting: VecDeque::new(), rested: Rested::None, used: 0 };
         let mut at = u64::from(first);
         while at < u64::from(capacity) {
             // The largest block that is aligned here and fits.
@@ -43,11 +45,7 @@ impl Runs {
         if len == 0 {
             return Some(SlotRange::new(0, 0));
         }
-        while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
-            if let Some((_, range)) = self.resting.pop_front() {
-                self.join(range);
-            }
-        }
+        self.wake(now);
         let order = order_of(len)?;
         let found = (order..32).find(|&order| !self.free[order as usize].is_empty())?;
         let base = self.free[found as usize].pop_first()?;
@@ -82,6 +80,21 @@ impl Runs {
             return true;
         }
         false
+    }
+
+    /// Frees what has rested long enough. Whether something became free since the last call.
+    pub fn settle(&mut self, now: Instant) -> Rested {
+        self.wake(now);
+        std::mem::take(&mut self.rested)
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
+            if let Some((_, range)) = self.resting.pop_front() {
+                self.join(range);
+                self.rested = Rested::Some;
+            }
+        }
     }
 
     /// Gives a run back; it rests for [`QUARANTINE`].

@@ -1,10 +1,6 @@
 //! The agent ends and comes back, in every way there is, while connects run: nobody notices.
 
-use std::{
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use aya::programs::{
     links::{FdLink, PinnedLink},
