@@ -1,6 +1,6 @@
 //! How the backends of a Service port become slots.
 
-use std::net::SocketAddr;
+use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddr};
 
 use balancer_common::abi::{Algorithm, Slot};
 
@@ -24,10 +24,16 @@ const SLOTS_PER_BACKEND: u64 = 32;
 /// which each backend stands as often as its weight asks, as evenly spread as that allows.
 pub fn layout(algorithm: Algorithm, members: &[Member]) -> Vec<Slot> {
     match algorithm {
-        Algorithm::LeastConnections => members.iter().map(slot).collect(),
+        Algorithm::LeastConnections => plain(members),
         Algorithm::SourceHash => maglev(members),
         Algorithm::RoundRobin | Algorithm::ClientRoundRobin | Algorithm::Random => schedule(members),
     }
+}
+
+/// One slot for each of `members`: what least-connections reads, and what any algorithm can do with where
+/// there is no room for more.
+pub fn plain(members: &[Member]) -> Vec<Slot> {
+    members.iter().map(slot).collect()
 }
 
 fn slot(member: &Member) -> Slot {
@@ -78,7 +84,7 @@ fn table_size(backends: usize) -> u32 {
 /// Fills a Maglev table (Eisenbud et al., NSDI 2016, section 3.4): backends take turns at claiming their
 /// next preferred free place, as often as their weights ask.
 fn maglev(members: &[Member]) -> Vec<Slot> {
-    let Some(heaviest) = members.iter().map(|member| u64::from(member.weight)).max() else {
+    let Some(heaviest) = members.iter().map(|member| u64::from(member.weight).max(1)).max() else {
         return Vec::new();
     };
     let size = table_size(members.len());
@@ -91,27 +97,23 @@ fn maglev(members: &[Member]) -> Vec<Slot> {
         })
         .collect();
     let mut next = vec![0_u64; members.len()];
-    let mut credit = vec![0_u64; members.len()];
-    let mut left = size;
-    while left > 0 {
-        for (index, member) in members.iter().enumerate() {
-            credit[index] += u64::from(member.weight);
-            if credit[index] < heaviest {
-                continue;
-            }
-            credit[index] -= heaviest;
-            let (offset, skip) = preferences[index];
-            loop {
-                let place = (offset + next[index] * skip) % u64::from(size);
-                next[index] += 1;
-                let entry = &mut table[place as usize];
-                if entry.is_none() {
-                    *entry = Some(index as u32);
-                    left -= 1;
-                    break;
-                }
-            }
-            if left == 0 {
+    // Whose turn it is: the round in which a backend has gathered the weight for its next claim, counted
+    // ahead and not gone through, because where one backend outweighs thousands most rounds are empty.
+    let turn = |claim: u64, index: usize| {
+        let weight = u64::from(members[index].weight).max(1);
+        Reverse(((claim * heaviest).div_ceil(weight), index, claim))
+    };
+    let mut turns: BinaryHeap<_> = (0..members.len()).map(|index| turn(1, index)).collect();
+    for _ in 0..size {
+        let Some(Reverse((_, index, claim))) = turns.pop() else { break };
+        turns.push(turn(claim + 1, index));
+        let (offset, skip) = preferences[index];
+        loop {
+            let place = (offset + next[index] * skip) % u64::from(size);
+            next[index] += 1;
+            let entry = &mut table[place as usize];
+            if entry.is_none() {
+                *entry = Some(index as u32);
                 break;
             }
         }
