@@ -5,6 +5,7 @@
 
 mod affinity;
 mod algorithms;
+mod applications;
 mod bytes;
 mod failures;
 mod lifetimes;
