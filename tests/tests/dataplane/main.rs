@@ -6,8 +6,10 @@
 mod affinity;
 mod algorithms;
 mod applications;
+mod beside;
 mod bytes;
 mod failures;
+mod foreign;
 mod lifetimes;
 mod passing;
 mod tcp;
