@@ -17,8 +17,11 @@ use crate::addr::{Ip, PortBe};
 /// The version of everything in this file; it is part of the path that maps are pinned under.
 pub const LAYOUT_VERSION: u32 = 1;
 
-/// The most backends that least-connections compares one by one; above it, it samples two.
+/// The most backends of a Service that least-connections compares all of; of more it compares [`WINDOW`].
 pub const FULL_SCAN: u32 = 64;
+
+/// How many backends least-connections compares where there are more than [`FULL_SCAN`].
+pub const WINDOW: u32 = 8;
 
 /// How many Services one unconnected UDP socket is remembered to have talked to.
 pub const UDP_FLOWS: usize = 16;
@@ -303,7 +306,7 @@ pub struct BackendStats {
 pub enum PickReason {
     /// The algorithm compared or scheduled all backends.
     Algorithm = 0,
-    /// Two random backends were compared, because there are more than [`FULL_SCAN`].
+    /// [`WINDOW`] backends were compared, because there are more than [`FULL_SCAN`].
     Sampled = 1,
     /// ClientIP affinity: the client was here before.
     Affinity = 2,

@@ -29,7 +29,7 @@ pub fn init(format: LogFormat, level: Option<&str>) -> Result<(), LogError> {
     match level.map(str::to_owned).or_else(|| std::env::var(VARIABLE).ok().filter(|text| !text.is_empty())) {
         Some(filters) => {
             check(&filters)?;
-            builder.parse_filters(&filters);
+            builder.parse_filters(&own(&filters));
         }
         None => {
             builder.parse_env(Env::default().filter_or(VARIABLE, "info"));
@@ -61,6 +61,17 @@ pub enum LogError {
     /// A log was set up before.
     #[error("the log was set up twice")]
     Twice,
+}
+
+/// `debug` and `trace` by themselves are meant for balancer: libraries would say a thousand lines for each
+/// of its own. `debug,aya=debug` and the like ask for more. The kernel side logs as `balancer`.
+fn own(filters: &str) -> String {
+    match filters.trim().to_ascii_lowercase().as_str() {
+        level @ ("debug" | "trace") => {
+            format!("info,balancer={level},{}={level}", env!("CARGO_CRATE_NAME"))
+        }
+        _ => filters.to_owned(),
+    }
 }
 
 /// env_logger ignores a wrong filter and logs errors alone then; a user should rather know.
@@ -112,6 +123,15 @@ mod tests {
         }
         for wrong in ["loud", "info,kube=loud", "9"] {
             check(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn a_bare_level_is_balancers_own() {
+        assert_eq!(own("debug"), "info,balancer=debug,balancer_userspace=debug");
+        assert_eq!(own("Trace "), "info,balancer=trace,balancer_userspace=trace");
+        for other in ["info", "debug,kube=warn", "off"] {
+            assert_eq!(own(other), other);
         }
     }
 

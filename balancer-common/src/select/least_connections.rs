@@ -1,8 +1,8 @@
 //! Least-connections: the backend with the fewest open connections for its weight.
 
-use super::{opaque, scale};
+use super::sign_mask;
 use crate::{
-    abi::{FULL_SCAN, SlotRange},
+    abi::{FULL_SCAN, SlotRange, WINDOW},
     tables::{Load, Tables},
 };
 
@@ -43,7 +43,7 @@ pub fn less_loaded(active: u64, weight: u32, other: u64, other_weight: u32) -> u
 /// All ones if `a` is below `b`, else 0; both below 2^63.
 #[inline(always)]
 fn below(a: u64, b: u64) -> u64 {
-    (opaque(a.wrapping_sub(b)) as i64 >> 63) as u64
+    sign_mask(a.wrapping_sub(b))
 }
 
 /// `new` where the mask is all ones, `old` where it is 0.
@@ -52,7 +52,7 @@ const fn choose(mask: u64, new: u64, old: u64) -> u64 {
     old ^ ((old ^ new) & mask)
 }
 
-/// Chooses among at most [`FULL_SCAN`] backends, and lets the next choice begin behind this one.
+/// Chooses a backend, and lets the next choice begin behind this one.
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, service: u32, slots: SlotRange, balance: Balance) -> Option<u32> {
     let Found { backend, steps } = tables.least_connections(service, slots, balance)?;
@@ -62,7 +62,11 @@ pub fn pick<T: Tables>(tables: &T, service: u32, slots: SlotRange, balance: Bala
     Some(backend)
 }
 
-/// Compares all backends; for at most [`FULL_SCAN`] slots.
+/// Compares all backends, or [`WINDOW`] of them where there are more than [`FULL_SCAN`].
+///
+/// The window begins behind the backend that was chosen last, so that it passes over all of them in turn,
+/// and what it reads was mostly read for the choice before. The agent lays the slots of so large a Service
+/// out in the order of a hash: backends that came together do not stand together.
 ///
 /// The steps are returned and not acted on: a branch on them in here would have the verifier follow every
 /// way to every number of them.
@@ -78,23 +82,57 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
     if len == 0 {
         return None;
     }
-    let mut index = tables.node_offset().wrapping_add(tables.take_turn(service)) % len;
-    let (mut best, mut best_weight) = tables.slot(slots.base().wrapping_add(index))?;
-    let mut best_active = tables.active(best);
-    let mut best_step = 0;
-    // A count that no other backend can beat; unreachable where a heavier one may.
-    let unbeatable = opaque(match balance {
-        Balance::Uniform => 0,
-        Balance::Weighted => u64::MAX,
-    });
+    let start = tables.node_offset().wrapping_add(tables.take_turn(service)) % len;
+    match balance {
+        Balance::Uniform => fewest(tables, slots, start),
+        Balance::Weighted => lightest(tables, slots, start),
+    }
+}
+
+/// The backend with the fewest connections, the first of them from `start` on, where weights do not differ.
+///
+/// A round keeps the count and the place of the best alone; its slot is read once more in the end. An idle
+/// backend ends the search, for it cannot be beaten.
+#[inline(always)]
+fn fewest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
+    let (base, len) = (slots.base(), slots.len());
+    let mut index = start;
+    let window = window(len);
+    let (first, _) = tables.slot(base.wrapping_add(index))?;
+    let mut best_active = tables.active(first);
+    let mut best_index = index;
     for step in 1..FULL_SCAN {
-        if step >= len || best_active == unbeatable {
+        if step >= window || best_active == 0 {
             break;
         }
-        // The next one, or the first after the last; without a branch, as above.
-        let next = index as u64 + 1;
-        index = choose(below(next, len as u64), next, 0) as u32;
-        let (backend, weight) = tables.slot(slots.base().wrapping_add(index))?;
+        index = after(index, len);
+        let (backend, _) = tables.slot(base.wrapping_add(index))?;
+        let active = tables.active(backend);
+        let better = below(active, best_active);
+        best_active = choose(better, active, best_active);
+        best_index = choose(better, index as u64, best_index as u64) as u32;
+    }
+    let (backend, _) = tables.slot(base.wrapping_add(best_index))?;
+    let behind = (best_index as u64).wrapping_sub(start as u64);
+    let steps = behind.wrapping_add(len as u64 & below(best_index as u64, start as u64));
+    Some(Found { backend, steps: steps as u32 })
+}
+
+/// The least loaded backend for its weight, the first of them from `start` on.
+#[inline(always)]
+fn lightest<T: Load>(tables: &T, slots: SlotRange, start: u32) -> Option<Found> {
+    let (base, len) = (slots.base(), slots.len());
+    let mut index = start;
+    let window = window(len);
+    let (mut best, mut best_weight) = tables.slot(base.wrapping_add(index))?;
+    let mut best_active = tables.active(best);
+    let mut best_step = 0;
+    for step in 1..FULL_SCAN {
+        if step >= window {
+            break;
+        }
+        index = after(index, len);
+        let (backend, weight) = tables.slot(base.wrapping_add(index))?;
         let active = tables.active(backend);
         let better = less_loaded(active, weight, best_active, best_weight);
         best = choose(better, backend as u64, best as u64) as u32;
@@ -105,24 +143,15 @@ pub fn scan<T: Load>(tables: &T, service: u32, slots: SlotRange, balance: Balanc
     Some(Found { backend: best, steps: best_step as u32 })
 }
 
-/// Compares two different random backends; for Services too large to compare all.
+/// How many of `len` backends are compared.
 #[inline(always)]
-pub fn sample<T: Load>(tables: &T, slots: SlotRange) -> Option<u32> {
-    let len = slots.len();
-    if len == 0 {
-        return None;
-    }
-    if len == 1 {
-        return tables.slot(slots.base()).map(|(backend, _)| backend);
-    }
-    let one = scale(tables.random(), len);
-    // Any other slot, each with the same chance.
-    let mut two = scale(tables.random(), len - 1);
-    if two >= one {
-        two += 1;
-    }
-    let (first, first_weight) = tables.slot(slots.base().wrapping_add(one))?;
-    let (second, second_weight) = tables.slot(slots.base().wrapping_add(two))?;
-    let better = less_loaded(tables.active(second), second_weight, tables.active(first), first_weight);
-    Some(choose(better, second as u64, first as u64) as u32)
+const fn window(len: u32) -> u32 {
+    if len > FULL_SCAN { WINDOW } else { len }
+}
+
+/// The slot behind `index`: the next one, or the first after the last.
+#[inline(always)]
+fn after(index: u32, len: u32) -> u32 {
+    let next = index as u64 + 1;
+    (next & below(next, len as u64)) as u32
 }

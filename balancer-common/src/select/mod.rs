@@ -39,12 +39,10 @@ pub fn pick<T: Tables>(tables: &T, id: u32, service: &Service, slots: SlotRange)
         Some(Algorithm::LeastConnections) => {
             if slots.len() > FULL_SCAN {
                 reason = PickReason::Sampled;
-                least_connections::sample(tables, slots)?
-            } else {
-                let balance =
-                    if service.flags & SERVICE_UNIFORM != 0 { Balance::Uniform } else { Balance::Weighted };
-                least_connections::pick(tables, id, slots, balance)?
             }
+            let balance =
+                if service.flags & SERVICE_UNIFORM != 0 { Balance::Uniform } else { Balance::Weighted };
+            least_connections::pick(tables, id, slots, balance)?
         }
         Some(Algorithm::RoundRobin) => round_robin::pick(tables, id, slots)?,
         Some(Algorithm::ClientRoundRobin) => client_round_robin::pick(tables, id, slots)?,
@@ -85,4 +83,23 @@ pub fn opaque(value: u64) -> u64 {
         value
     };
     value
+}
+
+/// All ones if the highest bit of `value` is set, else 0: a comparison without a branch.
+///
+/// The compiler for eBPF is not told what happens: it would know a choice by such a mask as a conditional
+/// move, which the target lacks, and make a branch of it.
+#[inline(always)]
+pub fn sign_mask(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: shifts a register.
+        unsafe { core::arch::asm!("{0} s>>= 63", inout(reg) value, options(pure, nomem, nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (value as i64 >> 63) as u64
+    }
 }

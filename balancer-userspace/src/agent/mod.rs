@@ -9,7 +9,7 @@ mod engine;
 mod status;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::{
-    control::ControlWriter,
+    control::{ControlWriter, Renewal},
     engine::{Engine, Reading},
     status::AgentStatus,
 };
@@ -40,7 +40,7 @@ use crate::{
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
-        self, SourceHealth, SourceKind,
+        Source, SourceError, SourceHealth,
         kubernetes::{Access, KubernetesConfig, Timing},
         manifests::ManifestsConfig,
     },
@@ -59,11 +59,14 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Whatever stands in the way of a start, by name and with its remedy.
 pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     let pins = Pins::new(pins);
-    let choice = args.source()?;
-    if let SourceChoice::Manifests { dir } = &choice {
-        // Before anything is attached: an agent that cannot start should leave nothing behind.
-        source::manifests::check(dir).map_err(anyhow::Error::from)?;
-    }
+    let source = source(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    // Before anything is attached: an agent that cannot start should leave nothing behind.
+    runtime.block_on(source.check()).map_err(|error| Failure::new(Exit::Usage, error))?;
     let cgroup = datapath::find_cgroup2(args.cgroup.as_deref()).map_err(failure)?;
     datapath::check_features().map_err(failure)?;
     datapath::mount_bpffs(pins.root()).map_err(failure)?;
@@ -88,12 +91,7 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     for note in &installation.notes {
         log::warn!("{note}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(serve(&pins, &cgroup, args, choice, installation))
+    runtime.block_on(serve(&pins, &cgroup, args, source, installation))
 }
 
 /// The exit code that goes with what is wrong.
@@ -117,7 +115,7 @@ async fn serve(
     pins: &Pins,
     cgroup: &Path,
     args: &AgentArgs,
-    choice: SourceChoice,
+    source: Source,
     mut installation: Installation,
 ) -> Result<(), Failure> {
     // Before anything else: a signal must find somebody who listens.
@@ -126,24 +124,14 @@ async fn serve(
     let kernel_log = forward_kernel_log(&mut installation);
     let mut maps = installation.maps;
     datapath::set_up_probe(&mut maps).map_err(failure)?;
-    let mut control = ControlWriter::new(args, cgroup, &describe(&choice));
+    let mut control = ControlWriter::new(args, cgroup, &describe(&source));
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
-    let node = NodeInfo { name: args.node_name().into(), zone: args.zone.as_deref().map(Into::into) };
-    let defaults =
-        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
-    let mut index = Index::new(defaults);
-    index.apply(Event::Node(node));
     let metrics = Arc::new(AgentMetrics::default());
-    let mut engine = Engine::new(recovered, index, args.zone.clone(), Arc::clone(&metrics));
+    let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
 
-    let (sender, mut events) = mpsc::channel(QUEUE);
-    let health = Arc::new(SourceHealth::new(match choice {
-        SourceChoice::Manifests { .. } => SourceKind::Manifests,
-        SourceChoice::Kubernetes { .. } => SourceKind::Kubernetes,
-    }));
-    let mut source = start_source(choice, args, sender, Arc::clone(&health));
+    let (mut task, mut events, mut health) = start(&source);
     let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
     if let HttpListen::At(addr) = args.http {
@@ -170,16 +158,28 @@ async fn serve(
                     }
                 }
             }
-            _ = renew.tick() => control.renew(engine.maps()),
+            _ = renew.tick() => {
+                if control.renew(engine.maps()) == Renewal::TooLate && engine.is_synced() {
+                    log::warn!(
+                        "the lease lapsed while this agent stood still: connects are left alone until \
+                         everything has been listed again"
+                    );
+                    task.abort();
+                    engine.start_over(empty_index(args));
+                    control.start_over(engine.maps());
+                    (task, events, health) = start(&source);
+                }
+            }
             _ = housekeeping.tick() => {
                 engine.sweep(Instant::now());
-                // What was malformed may be right now, with nothing else to report.
-                engine.handle(std::iter::empty(), reading(&health), Instant::now());
+                // In this order: what could be read at last was sent before it counted as read.
+                if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {
+                    control.changed(engine.maps());
+                }
                 control.source(engine.maps(), &health);
             }
-            result = &mut source => {
-                let result = result.unwrap_or_else(|error| Err(anyhow::anyhow!("the source failed: {error}")));
-                result.map_err(Failure::from)?;
+            result = &mut task => {
+                result.context("the source failed")?.map_err(anyhow::Error::from)?;
                 return Err(Failure::from(anyhow::anyhow!("the source ended by itself")));
             }
             _ = terminate.recv() => break "SIGTERM",
@@ -187,7 +187,7 @@ async fn serve(
         }
     };
     drop(stop_web);
-    source.abort();
+    task.abort();
     kernel_log.abort();
     control.renew(engine.maps());
     log::info!(
@@ -202,14 +202,24 @@ async fn serve(
     Ok(())
 }
 
+/// What is known before the source has said anything.
+fn empty_index(args: &AgentArgs) -> Index {
+    let defaults =
+        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
+    let mut index = Index::new(defaults);
+    let zone = args.zone.as_deref().map(Into::into);
+    index.apply(Event::Node(NodeInfo { name: args.node_name().into(), zone }));
+    index
+}
+
 fn reading(health: &SourceHealth) -> Reading {
     if health.is_partial() { Reading::Partial } else { Reading::Whole }
 }
 
-fn describe(choice: &SourceChoice) -> String {
-    match choice {
-        SourceChoice::Manifests { dir } => format!("manifests in {}", dir.display()),
-        SourceChoice::Kubernetes { .. } => "the Kubernetes API server".to_owned(),
+fn describe(source: &Source) -> String {
+    match source {
+        Source::Manifests(config) => format!("manifests in {}", config.dir.display()),
+        Source::Kubernetes(_) => "the Kubernetes API server".to_owned(),
     }
 }
 
@@ -229,31 +239,28 @@ fn renewal(lease: LeaseTerm) -> Duration {
     lease.duration().map_or(SLOWEST, |term| (term / 4).min(SLOWEST))
 }
 
-fn start_source(
-    choice: SourceChoice,
-    args: &AgentArgs,
-    sender: mpsc::Sender<Event>,
-    health: Arc<SourceHealth>,
-) -> JoinHandle<anyhow::Result<()>> {
-    let node = args.node_name();
-    match choice {
-        SourceChoice::Manifests { dir } => {
-            let config = ManifestsConfig::new(absolute(dir), node);
-            tokio::spawn(async move { Ok(source::manifests::run(config, sender, health).await?) })
-        }
-        SourceChoice::Kubernetes { kubeconfig, context } => {
-            let config = KubernetesConfig {
-                access: Access { kubeconfig, context },
-                node_name: node.into(),
-                timing: Timing::default(),
-            };
-            tokio::spawn(async move { Ok(source::kubernetes::run(config, sender, health).await?) })
-        }
-    }
+/// A running source: its task, what it sends, and how it is.
+type Running = (JoinHandle<Result<(), SourceError>>, mpsc::Receiver<Event>, Arc<SourceHealth>);
+
+fn start(source: &Source) -> Running {
+    let (sender, events) = mpsc::channel(QUEUE);
+    let health = Arc::new(SourceHealth::new(source.kind()));
+    (tokio::spawn(source.clone().run(sender, Arc::clone(&health))), events, health)
 }
 
-fn absolute(dir: PathBuf) -> PathBuf {
-    std::path::absolute(&dir).unwrap_or(dir)
+/// Where Services come from, as the flags say.
+fn source(args: &AgentArgs) -> Result<Source, Failure> {
+    Ok(match args.source()? {
+        SourceChoice::Manifests { dir } => {
+            let dir = std::path::absolute(&dir).unwrap_or(dir);
+            Source::Manifests(ManifestsConfig::new(dir, args.node_name()))
+        }
+        SourceChoice::Kubernetes { kubeconfig, context } => Source::Kubernetes(KubernetesConfig {
+            access: Access { kubeconfig, context },
+            node_name: args.node_name().into(),
+            timing: Timing::default(),
+        }),
+    })
 }
 
 /// Shows the programs' own log lines in the agent's log.

@@ -19,6 +19,8 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod golden;
 pub mod man;
+#[cfg(test)]
+mod manual;
 pub mod nearest;
 pub mod node;
 pub mod output;

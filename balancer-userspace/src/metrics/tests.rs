@@ -62,7 +62,7 @@ fn instruments_count_what_the_agent_tells_them() {
         ("balancer_source_errors_total", "1"),
         ("balancer_applies_total{outcome=\"ok\"}", "1"),
         ("balancer_applies_total{outcome=\"failed\"}", "1"),
-        ("balancer_map_writes_total", "15"),
+        ("balancer_port_changes_total", "15"),
         ("balancer_lease_renewals_total{outcome=\"ok\"}", "1"),
         ("balancer_apply_duration_seconds_count", "1"),
         ("balancer_apply_duration_seconds_bucket{le=\"0.00032\"}", "0"),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use balancer_common::{
     abi::{
         Algorithm, Backend, ClientKey, ClientState, FULL_SCAN, FrontendKey, PassReason, PickReason, Service,
+        WINDOW,
     },
     addr::PortBe,
     select::source_hash,
@@ -168,8 +169,8 @@ fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: Pick
             ("session affinity: this client was here before".to_owned(), Box::new(certain))
         }
         (_, Algorithm::LeastConnections) if slots.len() > FULL_SCAN => (
-            "least-connections: the less loaded of two random backends".to_owned(),
-            Box::new(two_choices(&usable)),
+            format!("least-connections: fewest open connections of the {WINDOW} backends whose turn it is"),
+            Box::new(certain),
         ),
         (_, Algorithm::LeastConnections) => (
             "least-connections: fewest open connections for its weight; ties in turn".to_owned(),
@@ -205,52 +206,5 @@ fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: Pick
                 reason: String::new(),
             })
             .collect(),
-    }
-}
-
-/// The chance of each backend to be the less loaded of two: of all ordered pairs, those that it wins.
-fn two_choices(usable: &[&BackendView]) -> impl Fn(u32) -> f64 + use<> {
-    let load = |backend: &BackendView| (backend.stats.active + 1) as f64 / f64::from(backend.weight.max(1));
-    let mut order: Vec<(u32, f64)> = usable.iter().map(|backend| (backend.id, load(backend))).collect();
-    order.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let pairs = (order.len() * order.len().saturating_sub(1)).max(1) as f64;
-    let chances: HashMap<u32, f64> = order
-        .iter()
-        .map(|(id, load)| {
-            let heavier = order.len() - order.partition_point(|(_, other)| other <= load);
-            let equal = order.len() - heavier - order.partition_point(|(_, other)| other < load) - 1;
-            // It beats every heavier one in either order, and an equal one when it comes first.
-            (*id, (2 * heavier + equal) as f64 / pairs)
-        })
-        .collect();
-    move |id| chances.get(&id).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use balancer_common::abi::{BackendState, BackendStats};
-
-    use super::*;
-
-    fn backend(id: u32, active: u64) -> BackendView {
-        BackendView {
-            id,
-            addr: ([10, 0, 0, id as u8], 80).into(),
-            state: BackendState::Ready,
-            weight: 1,
-            pod: "".into(),
-            node: "".into(),
-            zone: "".into(),
-            stats: BackendStats { active, ..BackendStats::default() },
-        }
-    }
-
-    #[test]
-    fn chances_of_two_choices_add_up() {
-        let backends = [backend(1, 0), backend(2, 5), backend(3, 5), backend(4, 9)];
-        let chance = two_choices(&backends.iter().collect::<Vec<_>>());
-        let all: Vec<f64> = (1..=4).map(chance).collect();
-        assert!((all.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{all:?}");
-        assert!((all[0] - 0.5).abs() < 1e-9 && all[3] == 0.0 && (all[1] - all[2]).abs() < 1e-9, "{all:?}");
     }
 }

@@ -53,6 +53,19 @@ pub enum Source {
 }
 
 impl Source {
+    /// Checks what can be known before anything is watched: that the directory is there, that the
+    /// configuration of a client can be read. Asks no server.
+    ///
+    /// # Errors
+    ///
+    /// What [`Source::run`] would end with at once.
+    pub async fn check(&self) -> Result<(), SourceError> {
+        match self {
+            Self::Manifests(config) => manifests::check(&config.dir),
+            Self::Kubernetes(config) => kubernetes::check(&config.access).await,
+        }
+    }
+
     /// Which it is.
     pub const fn kind(&self) -> SourceKind {
         match self {

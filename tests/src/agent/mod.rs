@@ -151,6 +151,11 @@ impl<'t> Agent<'t> {
         self.wait_ready()
     }
 
+    /// How it is started the next time. The pins and the binary stay what they were.
+    pub const fn options_mut(&mut self) -> &mut AgentOptions {
+        &mut self.options
+    }
+
     /// Its process, while it runs.
     pub fn process(&mut self) -> Result<&mut Process> {
         self.process.as_mut().context("the agent does not run")

@@ -109,6 +109,15 @@ pub async fn run(
     Ok(())
 }
 
+/// Checks that there is a configuration of a client, and that it can be used.
+///
+/// # Errors
+///
+/// When it cannot, by name.
+pub async fn check(access: &Access) -> Result<(), SourceError> {
+    Connection::new(access.clone()).await.map(drop)
+}
+
 async fn follow_all(
     connection: Connection,
     node_name: Arc<str>,

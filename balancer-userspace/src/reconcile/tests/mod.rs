@@ -1,0 +1,10 @@
+//! The reconciler against tables in memory that are checked after every single store.
+
+mod crash;
+mod eyes;
+mod fake;
+mod limits;
+mod objects;
+mod order;
+mod settled;
+mod watch;

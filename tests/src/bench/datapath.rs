@@ -1,0 +1,143 @@
+//! The real programs with tables written by hand: what the agent would write, at any size, at once.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use balancer_common::{
+    abi::{
+        Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FrontendKey,
+        LAYOUT_VERSION, SERVICE_UNIFORM, Service, Slot, SlotRange,
+    },
+    addr::PortBe,
+};
+use balancer_userspace::datapath::{Installation, Pins, Sizes, install};
+
+use crate::topology::Scratch;
+
+/// The programs, attached to a cgroup, with their maps. Detached and unpinned on drop.
+#[derive(Debug)]
+pub struct Datapath {
+    /// The maps and the loaded object.
+    pub installation: Installation,
+    /// Where they are pinned.
+    pub pins: Pins,
+    sizes: Sizes,
+    cgroup: PathBuf,
+    /// Programs that were replaced. They stay where they are in memory, so that others go elsewhere.
+    replaced: Vec<Installation>,
+    next_service: u32,
+    next_backend: u32,
+    next_slot: u32,
+    _scratch: Scratch,
+}
+
+impl Datapath {
+    /// Attaches the programs to `cgroup`, with maps of these sizes and a lease that never lapses.
+    pub fn attach(cgroup: &Path, services: u32, backends: u32) -> Result<Self> {
+        let scratch = Scratch::pins();
+        let pins = Pins::new(scratch.path());
+        let sizes = Sizes {
+            services: services + FIRST_SERVICE,
+            backends: backends + FIRST_BACKEND,
+            slots: backends + FIRST_SLOT,
+            clients: 1024,
+        };
+        let installation = install(&pins, cgroup, &sizes, 0).context("the programs cannot be attached")?;
+        let control = installation.maps.control();
+        installation.maps.control.set(
+            0,
+            &balancer_common::abi::Control {
+                layout_version: LAYOUT_VERSION,
+                node_offset: 12_345,
+                lease_expires_ns: u64::MAX,
+                ..control
+            },
+        );
+        Ok(Self {
+            installation,
+            pins,
+            sizes,
+            cgroup: cgroup.to_owned(),
+            replaced: Vec::new(),
+            next_service: FIRST_SERVICE,
+            next_backend: FIRST_BACKEND,
+            next_slot: FIRST_SLOT,
+            _scratch: scratch,
+        })
+    }
+
+    /// Loads the programs again, to other places in memory, and replaces those that are attached.
+    pub fn reload(&mut self) -> Result<()> {
+        let next = install(&self.pins, &self.cgroup, &self.sizes, 0).context("loading again")?;
+        self.replaced.push(std::mem::replace(&mut self.installation, next));
+        Ok(())
+    }
+
+    /// Adds a Service with `least-connections`, and returns the ids of its backends.
+    pub fn service(
+        &mut self,
+        protocol: u8,
+        address: SocketAddrV4,
+        backends: impl IntoIterator<Item = SocketAddrV4>,
+    ) -> Result<Range<u32>> {
+        let maps = &mut self.installation.maps;
+        let id = self.next_service;
+        ensure!(id < maps.services.len(), "no room for Service {id}");
+        let (first, base) = (self.next_backend, self.next_slot);
+        for addr in backends {
+            let backend = self.next_backend;
+            ensure!(backend < maps.backends.len(), "no room for backend {backend}");
+            maps.backends.set(
+                backend,
+                &Backend {
+                    addr: (*addr.ip()).into(),
+                    port: PortBe::from_host(addr.port()),
+                    state: BackendState::Ready as u16,
+                    service: id,
+                    generation: 1,
+                    weight: 1,
+                },
+            );
+            maps.slots.set(self.next_slot, &Slot { backend, weight: 1 });
+            self.next_backend += 1;
+            self.next_slot += 1;
+        }
+        let count = self.next_backend - first;
+        let frontend = FrontendKey::new((*address.ip()).into(), PortBe::from_host(address.port()), protocol);
+        maps.services.set(
+            id,
+            &Service {
+                slots: SlotRange::new(base, count),
+                frontend,
+                algorithm: Algorithm::LeastConnections as u32,
+                affinity_seconds: 0,
+                flags: SERVICE_UNIFORM,
+                backends: count,
+                revision: 1,
+            },
+        );
+        maps.insert_frontend(&frontend, id)?;
+        self.next_service += 1;
+        Ok(first..self.next_backend)
+    }
+
+    /// Makes every backend look as if it had so many open connections.
+    pub fn preload(&self, backends: Range<u32>, active: u64) {
+        for backend in backends {
+            // `active` is the first word.
+            if let Some(word) = self.installation.maps.backend_stats.word(backend, 0) {
+                word.store(active, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The `n`th pod address and port that nobody has: `10.244.x.y` from 10.244.16.0 on, port 8080 and up.
+pub fn nobody(n: u32) -> SocketAddrV4 {
+    let [_, _, high, low] = (4096 + n % 57_344).to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(10, 244, high, low), 8080 + (n / 57_344) as u16)
+}
