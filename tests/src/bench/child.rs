@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::worker::{Answer, Caches, Command};
+use super::worker::{Answer, Command, Pause};
 use crate::topology::{Pod, Process};
 
 /// A process that dials when it is told to. Ends when dropped.
@@ -37,13 +37,13 @@ impl Dialler {
     }
 
     /// Connects over TCP.
-    pub fn tcp(&mut self, to: &[SocketAddrV4], count: usize, caches: Caches) -> Result<Answer> {
-        self.ask(&Command::Tcp { to: to.to_vec(), count, caches })
+    pub fn tcp(&mut self, to: &[SocketAddrV4], count: usize, pause: Pause) -> Result<Answer> {
+        self.ask(&Command::Tcp { to: to.to_vec(), count, pause })
     }
 
     /// Connects UDP sockets.
-    pub fn udp(&mut self, to: &[SocketAddrV4], count: usize, caches: Caches) -> Result<Answer> {
-        self.ask(&Command::Udp { to: to.to_vec(), count, caches })
+    pub fn udp(&mut self, to: &[SocketAddrV4], count: usize, pause: Pause) -> Result<Answer> {
+        self.ask(&Command::Udp { to: to.to_vec(), count, pause })
     }
 
     fn ask(&mut self, command: &Command) -> Result<Answer> {

@@ -5,6 +5,14 @@
 
 pub mod child;
 pub mod datapath;
+pub mod latency;
 pub mod numbers;
 pub mod programs;
+pub mod rules;
 pub mod worker;
+
+/// Says on standard error what is going on: the results alone go to standard output.
+#[expect(clippy::print_stderr, reason = "the progress of a long run, for who waits for it")]
+pub fn progress(what: &str) {
+    eprintln!("bench: {what}");
+}

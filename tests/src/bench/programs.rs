@@ -5,7 +5,7 @@
 //! and nothing else. An empty program is measured with them; what it "costs" is the kernel's reading of
 //! the clock, and is taken off all others.
 
-use std::{fs, net::SocketAddrV4, ops::Range};
+use std::{collections::BTreeMap, fs, net::SocketAddrV4, ops::Range, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -24,7 +24,7 @@ use super::{
     child::{Acceptor, Dialler},
     datapath::{Datapath, nobody},
     numbers::Spread,
-    worker::Caches,
+    worker::Pause,
 };
 use crate::topology::{Topology, service_v4};
 
@@ -44,7 +44,7 @@ const MANY: u32 = 100_000;
 struct Scenario {
     name: &'static str,
     protocol: u8,
-    caches: Caches,
+    pause: Pause,
     to: SocketAddrV4,
     /// Backends, and the open connections that they seem to have before the measurement.
     preload: Option<(Range<u32>, u64)>,
@@ -72,8 +72,23 @@ pub struct Results {
     pub empty_ns: [Spread; 2],
     /// By scenario, then program.
     pub rows: Vec<Row>,
+    /// All real programs together, by scenario.
+    pub shares: Vec<Share>,
     /// Ratios, round by round.
     pub ratios: Vec<Ratio>,
+}
+
+/// What one of the real programs costs each connection, from connect() to the end of close().
+#[derive(Debug, Serialize)]
+pub struct Share {
+    /// What was dialled.
+    pub scenario: &'static str,
+    /// Which program.
+    pub program: String,
+    /// How often it ran for each connection.
+    pub runs: f64,
+    /// Nanoseconds for each connection, less those of the empty program for as many runs.
+    pub ns: Spread,
 }
 
 /// One figure held against another.
@@ -104,26 +119,27 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
     let udp_many = datapath.service(UDP, vip(2), (0..MANY).map(nobody))?;
     // Whichever of them is chosen, there is somebody who answers.
     let tcp_many = datapath.service(TCP, vip(2), real().cycle().take(MANY as usize))?;
-    let scenario = |name, protocol, caches, to, preload| Scenario { name, protocol, caches, to, preload };
-    use Caches::{Cold, Warm};
+    let scenario = |name, protocol, pause, to, preload| Scenario { name, protocol, pause, to, preload };
+    let (warm, cold) = (Pause::None, Pause::ColdCaches);
     let (udp, tcp) = (|active| Some((udp_few.clone(), active)), |active| Some((tcp_few.clone(), active)));
     let scenarios = [
-        scenario("UDP, 10 backends, all compared", UDP, Warm, vip(1), udp(1)),
-        scenario("UDP, 10 backends, first one idle", UDP, Warm, vip(1), udp(0)),
-        scenario("UDP, 100,000 backends", UDP, Warm, vip(2), Some((udp_many.clone(), 1))),
-        scenario("UDP, not a Service", UDP, Warm, nobody(1), None),
-        scenario("UDP, cold, 10 backends, all compared", UDP, Cold, vip(1), udp(1)),
-        scenario("UDP, cold, 10 backends, first one idle", UDP, Cold, vip(1), udp(0)),
-        scenario("UDP, cold, 100,000 backends", UDP, Cold, vip(2), Some((udp_many.clone(), 1))),
-        scenario("UDP, cold, not a Service", UDP, Cold, nobody(1), None),
-        scenario("TCP, 10 backends, all compared", TCP, Warm, vip(1), tcp(1)),
-        scenario("TCP, 10 backends, first one idle", TCP, Warm, vip(1), tcp(0)),
-        scenario("TCP, 100,000 backends", TCP, Warm, vip(2), Some((tcp_many.clone(), 1))),
-        scenario("TCP, not a Service", TCP, Warm, SocketAddrV4::new(server.addresses().v4, 8080), None),
+        scenario("UDP, 10 backends, all compared", UDP, warm, vip(1), udp(1)),
+        scenario("UDP, 10 backends, first one idle", UDP, warm, vip(1), udp(0)),
+        scenario("UDP, 100,000 backends", UDP, warm, vip(2), Some((udp_many.clone(), 1))),
+        scenario("UDP, not a Service", UDP, warm, nobody(1), None),
+        scenario("UDP, cold, 10 backends, all compared", UDP, cold, vip(1), udp(1)),
+        scenario("UDP, cold, 10 backends, first one idle", UDP, cold, vip(1), udp(0)),
+        scenario("UDP, cold, 100,000 backends", UDP, cold, vip(2), Some((udp_many.clone(), 1))),
+        scenario("UDP, cold, not a Service", UDP, cold, nobody(1), None),
+        scenario("TCP, 10 backends, all compared", TCP, warm, vip(1), tcp(1)),
+        scenario("TCP, 10 backends, first one idle", TCP, warm, vip(1), tcp(0)),
+        scenario("TCP, 100,000 backends", TCP, warm, vip(2), Some((tcp_many.clone(), 1))),
+        scenario("TCP, not a Service", TCP, warm, SocketAddrV4::new(server.addresses().v4, 8080), None),
     ];
 
     let mut replaced = Vec::new();
     let mut minimal = load_minimal(minimal_object, &datapath)?;
+    let mut shares = Shares::default();
     let _stats = enable_stats(Stats::RunTime).context("the kernel's statistics of programs")?;
     // [program][scenario][round]
     let mut ns = vec![vec![Vec::new(); scenarios.len()]; PROGRAMS.len()];
@@ -147,16 +163,20 @@ pub fn measure(minimal_object: &std::path::Path, rounds: usize) -> Result<Result
                 if let Some((backends, active)) = &scenario.preload {
                     datapath.preload(backends.clone(), *active);
                 }
+                let before = (PROGRAMS[index] == "connect4").then(|| counts(&datapath)).transpose()?;
                 let mean = run(&mut minimal, &mut datapath, PROGRAMS[index], scenario, &mut dialler)?;
                 // The first round warms caches up.
                 if round > 0 {
                     ns[index][number].push(mean);
+                    if let Some(before) = before {
+                        shares.add(scenario, &before, &counts(&datapath)?);
+                    }
                 }
             }
         }
     }
     replace(&mut minimal, &mut datapath, "connect4")?;
-    Ok(evaluate(&scenarios, &ns, rounds))
+    Ok(evaluate(&scenarios, &ns, &shares, rounds))
 }
 
 fn load_minimal(object: &std::path::Path, datapath: &Datapath) -> Result<Ebpf> {
@@ -204,14 +224,14 @@ fn run(
     scenario: &Scenario,
     dialler: &mut Dialler,
 ) -> Result<f64> {
-    let count = match scenario.caches {
-        Caches::Warm => RUNS,
-        Caches::Cold => RUNS / 10,
+    let count = match scenario.pause {
+        Pause::None | Pause::ServerSleeps => RUNS,
+        Pause::ColdCaches => RUNS / 10,
     };
     let before = find(minimal, datapath, name)?.info()?;
     let answer = match scenario.protocol {
-        TCP => dialler.tcp(&[scenario.to], count, scenario.caches)?,
-        _ => dialler.udp(&[scenario.to], count, scenario.caches)?,
+        TCP => dialler.tcp(&[scenario.to], count, scenario.pause)?,
+        _ => dialler.udp(&[scenario.to], count, scenario.pause)?,
     };
     let after = find(minimal, datapath, name)?.info()?;
     let runs = after.run_count() - before.run_count();
@@ -230,21 +250,68 @@ fn run(
     Ok((after.run_time() - before.run_time()).as_nanos() as f64 / runs as f64)
 }
 
-fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Results {
+/// Runs and nanoseconds of every real program so far.
+fn counts(datapath: &Datapath) -> Result<BTreeMap<String, (u64, Duration)>> {
+    datapath
+        .installation
+        .object
+        .programs()
+        .map(|(name, program)| {
+            let info = program.info().with_context(|| format!("facts of {name}"))?;
+            Ok((name.to_owned(), (info.run_count(), info.run_time())))
+        })
+        .collect()
+}
+
+/// Runs and nanoseconds for each connection, by scenario and program, of each round.
+#[derive(Default)]
+struct Shares(BTreeMap<(&'static str, String), Vec<(f64, f64)>>);
+
+impl Shares {
+    fn add(
+        &mut self,
+        scenario: &Scenario,
+        before: &BTreeMap<String, (u64, Duration)>,
+        after: &BTreeMap<String, (u64, Duration)>,
+    ) {
+        if scenario.protocol != TCP || scenario.pause != Pause::None {
+            return;
+        }
+        for (name, &(runs, time)) in after {
+            let (runs_before, time_before) = before.get(name).copied().unwrap_or_default();
+            let runs = (runs - runs_before) as f64 / RUNS as f64;
+            let ns = (time - time_before).as_nanos() as f64 / RUNS as f64;
+            self.0.entry((scenario.name, name.clone())).or_default().push((runs, ns));
+        }
+    }
+
+    fn evaluate(&self, empty: &[f64]) -> Vec<Share> {
+        let ran = self.0.iter().filter(|(_, rounds)| rounds.iter().any(|&(runs, _)| runs > 0.0));
+        ran.map(|((scenario, program), rounds)| Share {
+            scenario,
+            program: program.clone(),
+            runs: Spread::of(rounds.iter().map(|&(runs, _)| runs)).median,
+            ns: Spread::of(rounds.iter().zip(empty).map(|(&(runs, ns), empty)| ns - runs * empty)),
+        })
+        .collect()
+    }
+}
+
+fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], shares: &Shares, rounds: usize) -> Results {
     let scenario =
         |name: &str| scenarios.iter().position(|scenario| scenario.name == name).unwrap_or_default();
     let index = |name: &str| PROGRAMS.iter().position(|&program| program == name).unwrap_or_default();
     // The same for all scenarios but those with other caches: the program does not look at what is dialled.
-    let empty = |caches: Caches| -> Vec<f64> {
+    let empty = |pause: Pause| -> Vec<f64> {
         let same =
-            || scenarios.iter().zip(&ns[index("empty")]).filter(|(scenario, _)| scenario.caches == caches);
+            || scenarios.iter().zip(&ns[index("empty")]).filter(|(scenario, _)| scenario.pause == pause);
         (0..rounds)
             .map(|round| Spread::of(same().filter_map(|(_, runs)| runs.get(round).copied())).median)
             .collect()
     };
-    let (warm, cold) = (empty(Caches::Warm), empty(Caches::Cold));
+    let (warm, cold) = (empty(Pause::None), empty(Pause::ColdCaches));
     let net = |program: &str, name: &str| -> Vec<f64> {
-        let empty = if scenarios[scenario(name)].caches == Caches::Warm { &warm } else { &cold };
+        let empty = if scenarios[scenario(name)].pause == Pause::None { &warm } else { &cold };
         ns[index(program)][scenario(name)].iter().zip(empty).map(|(ns, empty)| ns - empty).collect()
     };
     let rows = scenarios
@@ -276,5 +343,6 @@ fn evaluate(scenarios: &[Scenario], ns: &[Vec<Vec<f64>>], rounds: usize) -> Resu
             });
         }
     }
-    Results { rounds, runs: RUNS, empty_ns: [Spread::of(warm), Spread::of(cold)], rows, ratios }
+    let shares = shares.evaluate(&warm);
+    Results { rounds, runs: RUNS, empty_ns: [Spread::of(warm), Spread::of(cold)], rows, shares, ratios }
 }
