@@ -5,6 +5,8 @@
 mod set;
 mod tables;
 
+mod change;
 mod lease;
+mod partial;
 mod restart;
 mod storm;
