@@ -1,7 +1,7 @@
 //! Programs of others on the same cgroup, attached before ours and after: each does its work, and detaching ours leaves theirs alone.
 
 use balancer_tests::{
-    agent::{Agent, Dialled},
+    agent::{Agent, AgentOptions, Dialled},
     peer::{
         Client,
         protocol::{Ask, Close, Kind, LoopPlan, Until},
@@ -10,9 +10,10 @@ use balancer_tests::{
 use rustix::io::Errno;
 
 use crate::{
-    Counts, World, eventually, expect,
+    Counts, PATIENCE, World, eventually, expect,
     foreign::{
-        CONNECT4, Foreign, GETPEERNAME4, Hook, Manner, RECVMSG4, SENDMSG4, SOCK_OPS, SOCK_RELEASE, attached,
+        CONNECT4, Company, Foreign, GETPEERNAME4, Hook, Manner, RECVMSG4, SENDMSG4, SOCK_OPS, SOCK_RELEASE,
+        attached,
     },
     vip,
 };
@@ -103,7 +104,8 @@ fn others_before_and_after_ours_are_undisturbed() {
 fn programs_attached_without_a_link_are_undisturbed() {
     let world = World::web(1);
     let cgroup = world.node.cgroup();
-    let theirs = [CONNECT4, SOCK_OPS].map(|hook| Foreign::attach_without_link(cgroup, hook));
+    let theirs =
+        [CONNECT4, SOCK_OPS].map(|hook| Foreign::attach_without_link(cgroup, hook, Company::Welcome));
     let before = ids(&world);
     let mut agent = world.agent();
     let client = world.client();
@@ -165,4 +167,19 @@ fn one_that_takes_our_events_away_costs_bytes_but_no_count() {
     assert_eq!(refused, Some(Errno::CONNREFUSED));
     expect(&agent, vip(1).v4, Counts { opened: 51, closed: 51, aborted: 1, ..Counts::done(50) });
     assert!(greedy.runs() > 50);
+}
+
+#[test]
+fn one_that_stands_no_other_is_named() {
+    let world = World::web(1);
+    let cgroup = world.node.cgroup();
+    let theirs = Foreign::attach_without_link(cgroup, SENDMSG4, Company::Refused);
+    let before = ids(&world);
+    let mut agent = Agent::stopped(&world.node, &world.manifests, AgentOptions::default()).unwrap();
+    agent.spawn().unwrap();
+    assert_eq!(agent.process().unwrap().wait(PATIENCE).unwrap().code(), Some(5));
+    let log = agent.log();
+    assert!(log.contains("a program of somebody else for sendmsg4"), "{log}");
+    assert_eq!(ids(&world), before, "what was attached before the failure is gone again");
+    assert_eq!(theirs.runs(), 0);
 }

@@ -50,6 +50,15 @@ pub enum Manner {
     Greedy,
 }
 
+/// Whether it stands others beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// Yes.
+    Welcome,
+    /// No.
+    Refused,
+}
+
 /// A program attached to a cgroup; detached when dropped, if it was attached by a link.
 #[derive(Debug)]
 pub struct Foreign {
@@ -75,14 +84,14 @@ impl Foreign {
     }
 
     /// Attaches one in the older way, which lasts as long as the cgroup.
-    pub fn attach_without_link(cgroup: &Path, hook: Hook) -> Self {
+    pub fn attach_without_link(cgroup: &Path, hook: Hook, company: Company) -> Self {
         let (counter, program) = load(hook, Manner::Quiet);
         let cgroup = File::open(cgroup).unwrap();
         let attr = ProgAttach {
             target: cgroup.as_raw_fd() as u32,
             program: program.as_raw_fd() as u32,
             attach: hook.attach,
-            flags: ALLOW_MULTI,
+            flags: if company == Company::Welcome { ALLOW_MULTI } else { 0 },
             replace: 0,
         };
         // SAFETY: no pointer in it.
