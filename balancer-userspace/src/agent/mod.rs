@@ -79,6 +79,11 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
         slots: args.max_slots,
         clients: args.max_clients,
     };
+    // Before anything is attached, as above.
+    let server = match args.http {
+        HttpListen::At(addr) => Some(runtime.block_on(Server::bind(addr)).map_err(anyhow::Error::from)?),
+        HttpListen::Off => None,
+    };
     let installation = datapath::install(&pins, &cgroup, &sizes, kernel_log_level()).map_err(failure)?;
     log::info!(
         "balancer {} on node {}: programs attached to {} ({} of them took over), pinned under {}",
@@ -91,7 +96,7 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     for note in &installation.notes {
         log::warn!("{note}");
     }
-    runtime.block_on(serve(&pins, &cgroup, args, source, installation))
+    runtime.block_on(serve(&pins, &cgroup, args, source, server, installation))
 }
 
 /// The exit code that goes with what is wrong.
@@ -116,6 +121,7 @@ async fn serve(
     cgroup: &Path,
     args: &AgentArgs,
     source: Source,
+    server: Option<Server>,
     mut installation: Installation,
 ) -> Result<(), Failure> {
     // Before anything else: a signal must find somebody who listens.
@@ -134,8 +140,7 @@ async fn serve(
     let (mut task, mut events, mut health) = start(&source);
     let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
-    if let HttpListen::At(addr) = args.http {
-        let server = Server::bind(addr).await.map_err(anyhow::Error::from)?;
+    if let Some(server) = server {
         log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());
         tokio::spawn(server.run(Arc::clone(&status) as _, async {
             // Either way, told or dropped, it is over.
@@ -171,6 +176,9 @@ async fn serve(
                 }
             }
             _ = housekeeping.tick() => {
+                if !engine.maps().are_pinned(pins) {
+                    return Err(failure(DatapathError::Removed(pins.root().into())));
+                }
                 engine.sweep(Instant::now());
                 // In this order: what could be read at last was sent before it counted as read.
                 if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {

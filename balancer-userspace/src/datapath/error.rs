@@ -69,6 +69,12 @@ pub enum DatapathError {
     /// Another agent runs.
     #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]
     SecondAgent(String),
+    /// The pins went from under a running agent.
+    #[error(
+        "what this agent had pinned under {} was removed (`balancer detach --force`?), and with it what it \
+         had attached: start it again to balance again", .0.display()
+    )]
+    Removed(PathBuf),
     /// The pins are of another layout.
     #[error(
         "the pinned map {} does not fit this version ({reason}); remove what is pinned with \

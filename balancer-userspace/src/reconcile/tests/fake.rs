@@ -208,7 +208,7 @@ impl KernelTables for Fake {
             self.check_lease(id, &old, backend);
         }
         let put = |fake: &mut Self, value| fake.backends[id as usize] = value;
-        self.store(old, backend, put, || Touched::Backend(id));
+        self.store(old, backend, put, || Touched::Backend(id, old.service));
     }
 
     fn reset_backend(&mut self, id: u32) {

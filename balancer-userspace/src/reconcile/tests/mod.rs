@@ -6,5 +6,7 @@ mod fake;
 mod limits;
 mod objects;
 mod order;
+mod properties;
 mod settled;
+mod story;
 mod watch;

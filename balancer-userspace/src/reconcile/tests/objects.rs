@@ -168,9 +168,7 @@ impl Agent {
         for frontend in fake.frontends.keys() {
             let targets = fake.targets(frontend);
             let owner = fake.owner(frontend).expect("what is dialled has a name");
-            let must_be_sent = !self.scarce
-                && !targets.is_empty()
-                && (owner.service != *name || stays(&owner, frontend, ports));
+            let must_be_sent = !self.scarce && !targets.is_empty() && stays(&owner, name, frontend, ports);
             allowed.insert(*frontend, Allowed { targets, must_be_sent });
         }
         for port in ports {
@@ -180,10 +178,13 @@ impl Agent {
     }
 }
 
-/// Whether `frontend`, which belongs to port `owner`, is to be served without a gap: by that port, or by
-/// another one of its Service that takes its place.
-fn stays(owner: &PortKey, frontend: &FrontendKey, ports: &[DesiredPort]) -> bool {
-    let served = |port: &&DesiredPort| key(&port.frontend) == *frontend && !port.backends.is_empty();
+/// Whether `frontend`, which belongs to port `owner`, is to be served without a gap while Service `name`
+/// becomes `ports`: by that port, by another one of its Service that takes its place, or by one of the
+/// Service that takes it over.
+fn stays(owner: &PortKey, name: &ObjectName, frontend: &FrontendKey, ports: &[DesiredPort]) -> bool {
     let renamed = ports.iter().all(|port| port.key != *owner);
-    ports.iter().filter(served).any(|port| port.key == *owner || renamed)
+    match ports.iter().find(|port| key(&port.frontend) == *frontend) {
+        None => owner.service != *name,
+        Some(port) => !port.backends.is_empty() && (owner.service != *name || port.key == *owner || renamed),
+    }
 }

@@ -2,14 +2,46 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use balancer_common::abi::{BackendState, SERVICE_UNIFORM, SlotRange};
+use balancer_common::abi::{Backend, BackendState, SERVICE_UNIFORM, Service, SlotRange};
 
-use super::objects::{Agent, key};
+use super::{
+    fake::Fake,
+    objects::{Agent, key},
+};
 use crate::{
-    datapath::{backend_names, from_text},
+    datapath::{backend_names, from_text, to_text},
     model::{Condition, DesiredPort},
     reconcile::layout::{self, Member},
 };
+
+impl Fake {
+    /// Everything that a program or a person can tell, without ids and places: for every frontend its
+    /// Service, and where its slots lead.
+    pub(super) fn picture(&self) -> Vec<String> {
+        self.frontends
+            .iter()
+            .map(|(frontend, id)| {
+                let service = self.services[*id as usize];
+                let Service { frontend: own, algorithm, affinity_seconds, flags, backends, .. } = service;
+                let meta = &self.service_metas[id];
+                let slots: Vec<_> = (service.slots.base()..)
+                    .take(service.slots.len() as usize)
+                    .map(|index| self.slots[index as usize])
+                    .map(|slot| {
+                        let Backend { addr, port, state, weight, .. } = self.backends[slot.backend as usize];
+                        let names = backend_names(&self.backend_metas[&slot.backend]);
+                        (addr, port, state, weight, slot.weight, names)
+                    })
+                    .collect();
+                format!(
+                    "{frontend:?} {own:?} {algorithm} {affinity_seconds} {flags} {backends} {:?} {} {slots:?}",
+                    self.owner(frontend),
+                    from_text(&meta.problem)
+                )
+            })
+            .collect()
+    }
+}
 
 impl Agent {
     /// The tables hold what was asked for last, all of it, and nothing else but what lingers.
@@ -26,7 +58,10 @@ impl Agent {
             let service = fake.services[id as usize];
             assert_eq!(service.frontend, dialled);
             assert_eq!(fake.owner(&dialled).as_ref(), Some(&port.key));
-            assert_eq!(from_text(&fake.service_metas[&id].problem), port.problem.clone().unwrap_or_default());
+            assert_eq!(
+                from_text(&fake.service_metas[&id].problem),
+                from_text(&to_text::<192>(port.problem.as_deref().unwrap_or_default()))
+            );
             assert_eq!(service.algorithm, port.algorithm as u32);
             assert_eq!(
                 u64::from(service.affinity_seconds),

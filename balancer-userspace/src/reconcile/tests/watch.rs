@@ -14,7 +14,8 @@ use crate::reconcile::ids::QUARANTINE;
 pub(super) enum Touched {
     Service(u32),
     Slot(u32),
-    Backend(u32),
+    /// A backend, and the Service that it was of before.
+    Backend(u32, u32),
     Frontend(FrontendKey),
 }
 
@@ -62,15 +63,16 @@ impl Fake {
                     }
                 }
             }
-            Touched::Backend(id) => {
-                for (service, entry) in self.live() {
+            Touched::Backend(id, before) => {
+                let owners = [before, self.backends[id as usize].service];
+                for (service, entry) in self.live().filter(|(service, _)| owners.contains(service)) {
                     for index in entry.slots.base()..entry.slots.base() + entry.slots.len() {
                         if self.slots[index as usize].backend == id {
                             self.check_slot(service, index);
                         }
                     }
                 }
-                for released in self.readers() {
+                for released in self.readers().filter(|released| owners.contains(&released.service)) {
                     for index in released.slots.base()..released.slots.base() + released.slots.len() {
                         assert!(
                             self.slots[index as usize].backend != id
