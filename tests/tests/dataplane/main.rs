@@ -12,6 +12,7 @@ mod failures;
 mod foreign;
 mod lifetimes;
 mod passing;
+mod storms;
 mod tcp;
 mod udp;
 
