@@ -64,6 +64,16 @@ pub enum DatapathError {
         /// What was tried.
         during: String,
     },
+    /// Somebody else's program stands alone where ours would stand beside it.
+    #[error(
+        "the cgroup has a program of somebody else for {hook} that was attached to be the only one, so that \
+         the kernel allows no other: see `bpftool cgroup show`, and have it attached by a link or with \
+         BPF_F_ALLOW_MULTI"
+    )]
+    Exclusive {
+        /// Which of our programs had no place.
+        hook: &'static str,
+    },
     /// Another agent runs.
     #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]
     SecondAgent(String),

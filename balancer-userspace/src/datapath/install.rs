@@ -204,6 +204,9 @@ fn attach(
         }
     }
     let link = sys::link_create(program, cgroup, hook.attach_type).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied if sys::is_taken(cgroup, hook.attach_type).unwrap_or(false) => {
+            DatapathError::Exclusive { hook: hook.name }
+        }
         io::ErrorKind::PermissionDenied => DatapathError::Capability {
             missing: "CAP_NET_ADMIN".into(),
             during: format!("attaching {}", hook.name),

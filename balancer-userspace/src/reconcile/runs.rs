@@ -10,7 +10,7 @@ use std::{
 
 use balancer_common::abi::SlotRange;
 
-use super::ids::{QUARANTINE, Rested};
+use super::ids::QUARANTINE;
 
 /// Which slots are free.
 #[derive(Debug)]
@@ -18,15 +18,15 @@ pub struct Runs {
     /// Starts of free blocks, by order: a block of order n has 2^n slots.
     free: Vec<BTreeSet<u32>>,
     resting: VecDeque<(Instant, SlotRange)>,
-    rested: Rested,
     used: u64,
+    grown: bool,
 }
 
 impl Runs {
     /// All slots from `first` to `capacity`.
     pub fn new(first: u32, capacity: u32) -> Self {
         let mut runs =
-            Self { free: vec![BTreeSet::new(); 32], resting: VecDeque::new(), rested: Rested::None, used: 0 };
+            Self { free: vec![BTreeSet::new(); 32], resting: VecDeque::new(), used: 0, grown: false };
         let mut at = u64::from(first);
         while at < u64::from(capacity) {
             // The largest block that is aligned here and fits.
@@ -62,6 +62,10 @@ impl Runs {
             return range.is_empty();
         };
         let base = range.base();
+        if !base.is_multiple_of(1 << wanted) {
+            // No run of ours: it would reach beyond the block that it begins in.
+            return false;
+        }
         for order in wanted..32 {
             let block = base & !((1_u32 << order) - 1);
             if !self.free[order as usize].remove(&block) {
@@ -82,26 +86,50 @@ impl Runs {
         false
     }
 
-    /// Frees what has rested long enough. Whether something became free since the last call.
-    pub fn settle(&mut self, now: Instant) -> Rested {
+    /// Gives a run back; it rests for [`QUARANTINE`].
+    pub fn give_back(&mut self, range: SlotRange, now: Instant) {
+        if let Some(order) = (!range.is_empty()).then(|| order_of(range.len())).flatten() {
+            self.used -= 1 << order;
+            self.resting.push_back((now, range));
+        }
+    }
+
+    /// Keeps the first `len` slots of a run, which is not longer, and gives back what of it they do not
+    /// need.
+    pub fn shrink(&mut self, range: SlotRange, len: u32, now: Instant) {
+        if len == 0 {
+            return self.give_back(range, now);
+        }
+        let (Some(old), Some(new)) = (order_of(range.len()), order_of(len)) else { return };
+        for order in new..old {
+            self.give_back(SlotRange::new(range.base() + (1 << order), 1 << order), now);
+        }
+    }
+
+    /// How many slots a run may grow to where it is.
+    pub fn room(range: SlotRange) -> u32 {
+        if range.is_empty() { 0 } else { order_of(range.len()).map_or(0, |order| 1 << order) }
+    }
+
+    /// The longest run that may be taken.
+    pub fn longest(&mut self, now: Instant) -> u32 {
         self.wake(now);
-        std::mem::take(&mut self.rested)
+        self.free.iter().rposition(|blocks| !blocks.is_empty()).map_or(0, |order| 1 << order)
+    }
+
+    /// Whether slots have finished their rest since this was last asked, so that there is room where there
+    /// may have been none.
+    pub fn has_grown(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        std::mem::take(&mut self.grown)
     }
 
     fn wake(&mut self, now: Instant) {
         while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
             if let Some((_, range)) = self.resting.pop_front() {
                 self.join(range);
-                self.rested = Rested::Some;
+                self.grown = true;
             }
-        }
-    }
-
-    /// Gives a run back; it rests for [`QUARANTINE`].
-    pub fn give_back(&mut self, range: SlotRange, now: Instant) {
-        if let Some(order) = (!range.is_empty()).then(|| order_of(range.len())).flatten() {
-            self.used -= 1 << order;
-            self.resting.push_back((now, range));
         }
     }
 

@@ -5,8 +5,11 @@
 
 mod affinity;
 mod algorithms;
+mod applications;
+mod beside;
 mod bytes;
 mod failures;
+mod foreign;
 mod lifetimes;
 mod passing;
 mod tcp;
