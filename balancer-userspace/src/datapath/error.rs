@@ -16,6 +16,12 @@ pub enum DatapathError {
     /// The pins need privileges.
     #[error("no permission to open {}: reading the maps takes root, or CAP_BPF and access to bpffs", .0.display())]
     Permission(PathBuf),
+    /// Nothing can be pinned.
+    #[error(
+        "{} is on a read-only file system: remount it (mount -o remount,rw,bind /sys/fs/bpf), or name a directory \
+         of another bpf file system with --pins", .0.display()
+    )]
+    ReadOnly(PathBuf),
     /// No bpffs.
     #[error("no bpf file system is mounted at or above {}: mount -t bpf bpf /sys/fs/bpf ({reason})", path.display())]
     NoBpffs {
@@ -49,7 +55,9 @@ pub enum DatapathError {
         option: &'static str,
     },
     /// A capability is missing.
-    #[error("missing {missing}: run the agent as root, or give it CAP_BPF and CAP_NET_ADMIN ({during})")]
+    #[error(
+        "missing {missing}: run the agent as root, or give it CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON ({during})"
+    )]
     Capability {
         /// The capabilities.
         missing: String,
@@ -128,11 +136,13 @@ pub enum DatapathError {
 }
 
 impl DatapathError {
-    /// Names what was tried, and on what; a refusal for want of rights is a [`DatapathError::Permission`].
+    /// Names what was tried, and on what; a refusal for want of rights is a [`DatapathError::Permission`], one for a read-only
+    /// file system a [`DatapathError::ReadOnly`].
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
             _ => Self::Io { what, path, cause },
         }
     }

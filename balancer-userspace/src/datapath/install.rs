@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader, programs::Program};
+use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::Program};
 
 use super::{
     Access, DatapathError, Maps, Pins, sys,
@@ -143,10 +143,15 @@ fn load(pins: &Pins, sizes: &Sizes, log_level: u8, notes: &mut Vec<String>) -> R
         loader.map_max_entries(spec.name, capacity);
     }
     loader.override_global("AYA_LOG_LEVEL", &log_level, false);
-    loader.load(OBJECT).map_err(object_error)
+    loader.load(OBJECT).map_err(|error| object_error(pins, error))
 }
 
-fn object_error(error: EbpfError) -> DatapathError {
+fn object_error(pins: &Pins, error: EbpfError) -> DatapathError {
+    if let EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }) = &error
+    {
+        let reason = format!("its {property} is {actual} where {expected} is expected");
+        return DatapathError::Incompatible { path: pins.map(name), reason };
+    }
     let text = format!("{error:?}");
     if text.contains("PermissionDenied") || text.contains("code: 1,") {
         return DatapathError::Capability { missing: "CAP_BPF".into(), during: "creating maps".into() };

@@ -55,10 +55,10 @@ fn mounts(kind: &str) -> Result<Vec<Mount>, DatapathError> {
 pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
     let mounts = mounts("cgroup2")?;
     if let Some(asked) = asked {
-        let found = fs::canonicalize(asked).map_err(DatapathError::io("cannot open cgroup", asked))?;
+        let found = fs::canonicalize(asked).map_err(DatapathError::io("cannot open --cgroup", asked))?;
         let info = rustix::fs::statfs(&found)
             .map_err(io::Error::from)
-            .map_err(DatapathError::io("cannot open cgroup", asked))?;
+            .map_err(DatapathError::io("cannot open --cgroup", asked))?;
         if info.f_type != CGROUP2_SUPER_MAGIC || !found.is_dir() {
             let mounts: Vec<_> = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
             let mounts = if mounts.is_empty() { "nowhere".into() } else { mounts.join(", ") };
@@ -134,6 +134,13 @@ pub fn check_features() -> Result<(), DatapathError> {
     if !Path::new("/proc/self/ns/cgroup").exists() {
         return Err(lacks("control groups", "CONFIG_CGROUPS"));
     }
+    let missing = missing_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+    if !missing.is_empty() {
+        return Err(DatapathError::Capability {
+            missing: missing.join(", "),
+            during: "this process has not got all of them".into(),
+        });
+    }
     for (program, feature) in [
         (ProgramType::CgroupSockAddr, "programs on connect() and sendmsg()"),
         (ProgramType::CgroupSock, "programs on the release of a socket"),
@@ -144,7 +151,7 @@ pub fn check_features() -> Result<(), DatapathError> {
             Ok(false) => return Err(lacks(feature, "CONFIG_CGROUP_BPF")),
             Err(error) => {
                 return Err(DatapathError::Capability {
-                    missing: "CAP_BPF or CAP_NET_ADMIN".into(),
+                    missing: "the right to load programs".into(),
                     during: format!("probing the kernel for {feature}: {error}"),
                 });
             }
@@ -158,6 +165,26 @@ pub fn check_features() -> Result<(), DatapathError> {
             during: format!("probing the kernel for socket-local storage: {error}"),
         }),
     }
+}
+
+/// What the agent needs and this process has not got, by the text of `/proc/self/status`.
+///
+/// A process may have all of it and still be refused, in a user namespace or by a security module.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    // Numbers of `include/uapi/linux/capability.h`. CAP_SYS_ADMIN, from whose powers CAP_BPF and
+    // CAP_PERFMON were split off, stands for both.
+    const SYS_ADMIN: u64 = 1 << 21;
+    const NEEDED: [(&str, u64); 3] = [
+        ("CAP_BPF", SYS_ADMIN | 1 << 39),
+        ("CAP_NET_ADMIN", 1 << 12),
+        // The verifier refuses arithmetic on pointers to map values without it.
+        ("CAP_PERFMON", SYS_ADMIN | 1 << 38),
+    ];
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(effective) = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
+        return Vec::new();
+    };
+    NEEDED.iter().filter(|(_, any)| effective & any == 0).map(|(name, _)| *name).collect()
 }
 
 /// Major and minor of a release such as `6.1.0-28-cloud-amd64`; zeros where it is not understood.
@@ -187,6 +214,21 @@ nonsense
             (Path::new("/a b"), Path::new("/kubepods/pod1"))
         );
         assert_eq!(mounts[2].kind, "bpf");
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let check = |text: &str, expect: &[&str]| {
+            assert_eq!(missing_capabilities(&format!("Name:\tx\nCapEff:\t{text}\n")), expect);
+        };
+        check("000001ffffffffff", &[]);
+        check("000000c000001000", &[]);
+        check("0000008000001000", &["CAP_PERFMON"]);
+        check("0000000000201000", &[]);
+        check("0000004000001000", &["CAP_BPF"]);
+        check("000001ffffffefff", &["CAP_NET_ADMIN"]);
+        check("0000000000000000", &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        assert!(missing_capabilities("Name:\tx\n").is_empty(), "what is not known is not missing");
     }
 
     #[test]

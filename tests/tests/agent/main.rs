@@ -11,4 +11,6 @@ mod detach;
 mod lease;
 mod partial;
 mod restart;
+mod second;
+mod start;
 mod storm;
