@@ -20,7 +20,7 @@ use super::{
     diff::{self, BackendChanges, Change, PortChanges},
     ids::{IdPool, QUARANTINE},
     kernel::KernelTables,
-    layout::{Member, layout},
+    layout::{self, Member},
     runs::Runs,
 };
 use crate::{
@@ -302,7 +302,11 @@ impl<K: KernelTables> Reconciler<K> {
             }
         }
         let mut missing = 0;
-        for backend in &changes.added {
+        let mut added: Vec<&DesiredBackend> = changes.added.iter().collect();
+        layout::number(desired.algorithm, desired.backends.len(), &mut added, |backend| {
+            (backend.addr, backend.port).into()
+        });
+        for backend in added {
             let place = (backend.addr, backend.port);
             let returned = self.lingering.iter().find(|(_, gone)| {
                 gone.service == applied.id && gone.addr == place && gone.pod == backend.pod
@@ -353,7 +357,7 @@ impl<K: KernelTables> Reconciler<K> {
         let mut old_slots = None;
         let members = members(applied, desired);
         if changes.needs_layout() || applied.stale {
-            let slots = layout(desired.algorithm, &members);
+            let slots = layout::layout(desired.algorithm, &members);
             let range = self.runs.take(slots.len() as u32, now).unwrap_or_else(|| {
                 let full = DatapathError::Full {
                     map: "SLOTS",
