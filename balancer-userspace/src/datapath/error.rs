@@ -14,8 +14,18 @@ pub enum DatapathError {
     )]
     NotInstalled(PathBuf),
     /// The pins need privileges.
-    #[error("no permission to open {}: reading the maps takes root, or CAP_BPF and access to bpffs", .0.display())]
-    Permission(PathBuf),
+    #[error(
+        "{what} {}: {cause}: that takes root, or CAP_BPF (for an agent CAP_NET_ADMIN too) and access to the \
+         bpf file system", path.display()
+    )]
+    Permission {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel says.
+        cause: io::Error,
+    },
     /// No bpffs.
     #[error("no bpf file system is mounted at or above {}: mount -t bpf bpf /sys/fs/bpf ({reason})", path.display())]
     NoBpffs {
@@ -59,6 +69,9 @@ pub enum DatapathError {
     /// Another agent runs.
     #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]
     SecondAgent(String),
+    /// What an agent has pinned was removed under it.
+    #[error("{0}: nothing is balanced any more; start the agent again to attach anew")]
+    Uninstalled(String),
     /// The pins are of another layout.
     #[error(
         "the pinned map {} does not fit this version ({reason}); remove what is pinned with \
@@ -116,7 +129,7 @@ impl DatapathError {
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| match cause.kind() {
-            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::PermissionDenied => Self::Permission { what, path, cause },
             _ => Self::Io { what, path, cause },
         }
     }
