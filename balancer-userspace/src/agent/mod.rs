@@ -9,6 +9,8 @@ mod engine;
 mod status;
 
 use std::{
+    fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,7 +38,7 @@ use crate::{
     },
     datapath::{self, DatapathError, Installation, Pins, Sizes},
     http::Server,
-    metrics::AgentMetrics,
+    metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
@@ -52,6 +54,10 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 4096;
 /// How often what nothing refers to is freed, and the source's freshness is noted.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How many of those lie between two looks at whether the programs are still attached.
+const LOOK_EVERY: u32 = 5;
+/// How long the end waits for what cannot be interrupted: a name that is being resolved, a scrape.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Runs the agent until it is told to stop.
 ///
@@ -96,14 +102,23 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     for note in &installation.notes {
         log::warn!("{note}");
     }
-    runtime.block_on(serve(&pins, &cgroup, args, source, server, installation))
+    if args.cgroup.is_none() && !datapath::is_root_cgroup(&cgroup) {
+        log::warn!(
+            "{} is not the root of this machine's hierarchy: only processes in it are balanced; in a container, \
+             mount the host's hierarchy and name it with --cgroup",
+            cgroup.display()
+        );
+    }
+    let result = runtime.block_on(serve(&pins, &cgroup, args, source, server, installation));
+    runtime.shutdown_timeout(PARTING);
+    result
 }
 
 /// The exit code that goes with what is wrong.
 pub(crate) fn failure(error: DatapathError) -> Failure {
     let exit = match &error {
         DatapathError::NotInstalled(_) => Exit::NotInstalled,
-        DatapathError::Permission(_) | DatapathError::Capability { .. } => Exit::NoPermission,
+        DatapathError::Permission { .. } | DatapathError::Capability { .. } => Exit::NoPermission,
         DatapathError::SecondAgent(_) => Exit::AlreadyRunning,
         _ => Exit::Failed,
     };
@@ -138,7 +153,8 @@ async fn serve(
     control.start(engine.maps());
 
     let (mut task, mut events, mut health) = start(&source);
-    let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
+    let cgroup_id = fs::metadata(cgroup).with_context(|| format!("cannot read {}", cgroup.display()))?.ino();
+    let status = Arc::new(AgentStatus::new(pins, cgroup_id, Arc::clone(&metrics), args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
     if let Some(server) = server {
         log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());
@@ -147,6 +163,7 @@ async fn serve(
             let _ = web_stopped.await;
         }));
     }
+    let mut watchman = Watchman { status: Arc::clone(&status), turns: 0, seen: None, errors: 0 };
 
     let mut renew = interval(renewal(args.lease));
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -159,12 +176,17 @@ async fn serve(
                 if count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now()) {
                     control.changed(engine.maps());
                     if engine.is_synced() && control.synced(engine.maps()) {
+                        metrics.lease_renewed(Outcome::Ok);
                         status.synced();
                     }
                 }
             }
-            _ = renew.tick() => {
-                if control.renew(engine.maps()) == Renewal::TooLate && engine.is_synced() {
+            _ = renew.tick() => match control.renew(engine.maps()) {
+                Renewal::Done => metrics.lease_renewed(Outcome::Ok),
+                // It waits for the first list.
+                Renewal::TooLate if !engine.is_synced() => {}
+                Renewal::TooLate => {
+                    metrics.lease_renewed(Outcome::Failed);
                     log::warn!(
                         "the lease lapsed while this agent stood still: connects are left alone until \
                          everything has been listed again"
@@ -173,8 +195,9 @@ async fn serve(
                     engine.start_over(empty_index(args));
                     control.start_over(engine.maps());
                     (task, events, health) = start(&source);
+                    watchman.errors = 0;
                 }
-            }
+            },
             _ = housekeeping.tick() => {
                 if !engine.maps().are_pinned(pins) {
                     return Err(failure(DatapathError::Removed(pins.root().into())));
@@ -185,6 +208,8 @@ async fn serve(
                     control.changed(engine.maps());
                 }
                 control.source(engine.maps(), &health);
+                metrics.source_errors(watchman.new_errors(&health));
+                watchman.look();
             }
             result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
@@ -208,6 +233,42 @@ async fn serve(
         pins.root().display(),
     );
     Ok(())
+}
+
+/// Sees to it that the agent does not go on as if all were well when its programs were taken away.
+struct Watchman {
+    status: Arc<AgentStatus>,
+    turns: u32,
+    /// What was found to be wrong last.
+    seen: Option<String>,
+    /// Errors of the source that were counted.
+    errors: u64,
+}
+
+impl Watchman {
+    /// Looks now and then whether the programs are attached. What is wrong is logged once.
+    fn look(&mut self) {
+        self.status.turned();
+        self.turns += 1;
+        if !self.turns.is_multiple_of(LOOK_EVERY) {
+            return;
+        }
+        let found = self.status.detached();
+        if let Some(what) = &found
+            && found != self.seen
+        {
+            log::error!("{what}: connects are not balanced as they should be; restart the agent");
+        }
+        self.seen = found;
+    }
+
+    /// How many errors the source has met since the last call.
+    fn new_errors(&mut self, health: &SourceHealth) -> u64 {
+        let all = health.errors();
+        let new = all.saturating_sub(self.errors);
+        self.errors = all;
+        new
+    }
 }
 
 /// What is known before the source has said anything.

@@ -14,8 +14,18 @@ pub enum DatapathError {
     )]
     NotInstalled(PathBuf),
     /// The pins need privileges.
-    #[error("no permission to open {}: reading the maps takes root, or CAP_BPF and access to bpffs", .0.display())]
-    Permission(PathBuf),
+    #[error(
+        "{what} {}: {cause}: that takes root, or CAP_BPF (for an agent CAP_NET_ADMIN too) and access to the \
+         bpf file system", path.display()
+    )]
+    Permission {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel says.
+        cause: io::Error,
+    },
     /// Nothing can be pinned.
     #[error(
         "{} is on a read-only file system: remount it (mount -o remount,rw,bind /sys/fs/bpf), or name a directory \
@@ -141,7 +151,7 @@ impl DatapathError {
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| match cause.kind() {
-            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::PermissionDenied => Self::Permission { what, path, cause },
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
             _ => Self::Io { what, path, cause },
         }

@@ -38,10 +38,11 @@ fn unescape(field: &str) -> String {
         .fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
-fn mounts(kind: &str) -> Result<Vec<Mount>, DatapathError> {
-    let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(path).map_err(DatapathError::io("cannot read", path))?;
-    Ok(parse_mounts(&text).into_iter().filter(|mount| mount.kind == kind).collect())
+/// The cgroup2 mounts that a process sees.
+fn cgroup2_mounts(process: &str) -> Result<Vec<Mount>, DatapathError> {
+    let path = Path::new("/proc").join(process).join("mountinfo");
+    let text = fs::read_to_string(&path).map_err(DatapathError::io("cannot read", &path))?;
+    Ok(parse_mounts(&text).into_iter().filter(|mount| mount.kind == "cgroup2").collect())
 }
 
 /// The cgroup2 directory to attach to: the one that was asked for, or the root of the hierarchy.
@@ -53,7 +54,7 @@ fn mounts(kind: &str) -> Result<Vec<Mount>, DatapathError> {
 /// # Errors
 /// [`DatapathError::NoCgroup2`] if none is mounted, [`DatapathError::NotCgroup2`] if `asked` lies elsewhere.
 pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
-    let mounts = mounts("cgroup2")?;
+    let mounts = cgroup2_mounts("self")?;
     if let Some(asked) = asked {
         let found = fs::canonicalize(asked).map_err(DatapathError::io("cannot open --cgroup", asked))?;
         let info = rustix::fs::statfs(&found)
@@ -71,14 +72,29 @@ pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
         .find(|mount| mount.root == Path::new("/"))
         .or(mounts.first())
         .ok_or(DatapathError::NoCgroup2)?;
-    if in_cgroup_namespace() {
-        let through_init =
-            Path::new("/proc/1/root").join(mount.target.strip_prefix("/").unwrap_or(&mount.target));
-        if rustix::fs::statfs(&through_init).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC) {
-            return Ok(through_init);
-        }
+    if in_cgroup_namespace()
+        && let Some(whole) = through_init()
+    {
+        return Ok(whole);
     }
     Ok(mount.target.clone())
+}
+
+/// The hierarchy as the host's first process sees it, wherever that has mounted it.
+fn through_init() -> Option<PathBuf> {
+    let mounts = cgroup2_mounts("1").ok()?;
+    let paths: Vec<PathBuf> = mounts
+        .iter()
+        .map(|mount| Path::new("/proc/1/root").join(mount.target.strip_prefix("/").unwrap_or(&mount.target)))
+        .filter(|path| rustix::fs::statfs(path).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC))
+        .collect();
+    paths.iter().find(|path| is_root_cgroup(path)).or(paths.first()).cloned()
+}
+
+/// Whether `cgroup` is the root of the machine's hierarchy: every cgroup but the root has a type. In a
+/// container, what is mounted may be a part of the hierarchy that looks like all of it.
+pub fn is_root_cgroup(cgroup: &Path) -> bool {
+    !cgroup.join("cgroup.type").exists()
 }
 
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
