@@ -282,7 +282,8 @@ pub struct BackendStats {
     pub refused: u64,
     /// Attempts that the kernel gave up after its last retransmission.
     pub timed_out: u64,
-    /// Attempts ended by an ICMP error or for want of a route.
+    /// Attempts ended by an ICMP error, or for want of a route or a free port. The latter are counted when
+    /// the socket is used again or closed: the kernel tells nobody of a connect() that sends nothing.
     pub unreachable: u64,
     /// Attempts that the application closed before they were answered (its own timeout, mostly).
     pub aborted: u64,

@@ -280,3 +280,46 @@ fn pythons_own_web_server_behind_a_service() {
     }
     drop(servers);
 }
+
+/// Data that is sent with the connect, or before there is one: connect() is then only part of another call.
+#[test]
+fn tcp_fast_open() {
+    const PROGRAM: &str = r#"
+import socket, sys
+to = (sys.argv[1], 80)
+first = socket.socket()
+first.sendto(b"who\n", socket.MSG_FASTOPEN, to)
+second = socket.socket()
+second.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+second.connect(to)
+second.sendall(b"who\n")
+for connection in first, second:
+    connection.settimeout(5)
+    assert connection.recv(1000).startswith(b'{"pod":"web-1"')
+    assert connection.getpeername() == to
+    connection.close()
+"#;
+    let mut world = World::web(1);
+    // Enabled on either side, for every listener, and without cookies: the SYN carries the question.
+    world.pod.netns().sysctl(&[("net/ipv4/tcp_fastopen", "5")]).unwrap();
+    world.pods[0].netns().sysctl(&[("net/ipv4/tcp_fastopen", &0x602.to_string())]).unwrap();
+    world.servers.clear();
+    world.servers.push(world.pods[0].server(PORT).unwrap());
+    let agent = world.agent();
+    for round in 1..=2 {
+        let mut command = Command::new("python3");
+        command.args(["-c", PROGRAM, &vip(1).v4.ip().to_string()]);
+        let output = world.pod.output(command).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        expect(&agent, vip(1).v4, Counts::done(2 * round));
+        eventually("bytes", || bytes(&agent, vip(1).v4).1 == 2 * round * 4);
+    }
+    let mut nstat = Command::new("nstat");
+    nstat.args(["-asz", "TcpExtTCPFastOpenPassive"]);
+    let output = world.pods[0].output(nstat).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.lines().any(|line| line.starts_with("TcpExtTCPFastOpenPassive") && line.contains(" 4 ")),
+        "{text}"
+    );
+}
