@@ -49,6 +49,10 @@ impl<K: KernelTables> Reconciler<K> {
             if BackendState::from_u16(backend.state) != BackendState::Free {
                 owned.entry(backend.service).or_default().push(id);
                 backends.insert(id);
+            } else if kernel.active(id) > 0 {
+                // Nobody frees such a one; whose sockets they are cannot be told.
+                owned.entry(NO_SERVICE).or_default().push(id);
+                backends.insert(id);
             }
         }
         let mut named = Vec::new();
@@ -88,8 +92,12 @@ impl<K: KernelTables> Reconciler<K> {
         }
         reconciler.services = IdPool::new(FIRST_SERVICE..max_services, &services.keys().copied().collect());
         for (key, id) in reconciler.leads.clone() {
-            // Those of the probes are not ours.
-            if id >= FIRST_SERVICE && services.get(&id) != Some(&key) {
+            let agrees = match services.get(&id) {
+                Some(frontend) => *frontend == key,
+                // The probes' own.
+                None => id < FIRST_SERVICE && reconciler.kernel.service(id).frontend == key,
+            };
+            if !agrees {
                 reconciler.kernel.remove_frontend(&key)?;
                 reconciler.leads.remove(&key);
             }
@@ -114,7 +122,7 @@ impl<K: KernelTables> Reconciler<K> {
         let id = applied.id;
         let led_to = self.leads.get(&frontend_key(&applied.frontend)) == Some(&id);
         let reserved = self.runs.reserve(applied.slots);
-        if !reserved {
+        if !reserved || applied.slots.is_empty() {
             applied.slots = SlotRange::new(0, 0);
         }
         let in_slots: HashSet<u32> = (applied.slots.base()..)

@@ -28,6 +28,7 @@ use crate::{
 pub(super) type Sizes = (u32, u32, u32);
 
 /// Tables in memory.
+#[derive(Debug)]
 pub(super) struct Fake {
     sizes: Sizes,
     pub(super) services: Vec<Service>,
@@ -49,6 +50,8 @@ pub(super) struct Fake {
     pub(super) now: Instant,
     /// What connects may meet during the current change; anything where `None`.
     pub(super) allowed: Option<BTreeMap<FrontendKey, Allowed>>,
+    /// Whether what stands here contradicts itself, so that there is nothing to check.
+    pub(super) lenient: bool,
     pub(super) released: Vec<Released>,
     /// When a backend was last taken away.
     pub(super) removed_at: HashMap<u32, Instant>,
@@ -74,6 +77,7 @@ impl Fake {
             refuses_after: None,
             now: Instant::now(),
             allowed: None,
+            lenient: false,
             released: Vec::new(),
             removed_at: HashMap::new(),
             generations: BTreeSet::new(),

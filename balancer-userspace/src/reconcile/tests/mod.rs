@@ -3,6 +3,7 @@
 mod crash;
 mod eyes;
 mod fake;
+mod garbage;
 mod limits;
 mod objects;
 mod order;

@@ -29,6 +29,7 @@ pub(super) struct Allowed {
 }
 
 /// The slots of a Service that a program may still be reading.
+#[derive(Debug)]
 pub(super) struct Released {
     pub(super) at: Instant,
     pub(super) service: u32,
@@ -38,6 +39,9 @@ pub(super) struct Released {
 impl Fake {
     /// What every program that runs now relies on, as far as `touched` bears on it.
     pub(super) fn check(&self, touched: Touched) {
+        if self.lenient {
+            return;
+        }
         match touched {
             Touched::Service(id) => {
                 let key = self.services[id as usize].frontend;
@@ -148,6 +152,12 @@ impl Fake {
     /// still refer to their last use.
     pub(super) fn check_lease(&mut self, id: u32, old: &Backend, new: &Backend) {
         let free = BackendState::Free as u16;
+        if new.state == free {
+            assert_eq!(self.active[id as usize], 0, "backend {id} is freed with sockets open to it");
+        }
+        if self.lenient {
+            return;
+        }
         if new.generation != old.generation {
             assert_eq!(old.state, free, "backend {id} is handed out while in use");
             assert_eq!(self.active[id as usize], 0, "backend {id} is handed out with sockets open to it");
@@ -157,9 +167,6 @@ impl Fake {
             }
         } else {
             assert!(old.state != free || new.state == free, "backend {id} returns with its old generation");
-        }
-        if new.state == free {
-            assert_eq!(self.active[id as usize], 0, "backend {id} is freed with sockets open to it");
         }
         if !BackendState::from_u16(new.state).is_usable() {
             self.removed_at.insert(id, self.now);
