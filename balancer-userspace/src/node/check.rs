@@ -270,7 +270,7 @@ fn self_probe(pins: &Pins, maps: &Maps, agent: &AgentView) -> CheckItem {
 }
 
 /// Whether this process is in `cgroup` or below; `None` if that cannot be told.
-fn own_cgroup(cgroup: &Path) -> Option<bool> {
+pub(super) fn own_cgroup(cgroup: &Path) -> Option<bool> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let root = datapath::find_cgroup2(None).ok()?;

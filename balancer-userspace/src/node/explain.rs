@@ -13,6 +13,7 @@ use balancer_common::{
     translate::{self, Translation},
 };
 
+use super::check;
 use crate::{
     agent::failure,
     cli::exit::Failure,
@@ -116,6 +117,13 @@ pub(super) fn explain(
         client: sockets::own_netns_cookie().unwrap_or(0),
     };
     let mut notes = Vec::new();
+    if check::own_cgroup(&snapshot.agent.cgroup) == Some(false) {
+        notes.push(format!(
+            "this process is not in {}: its own connects are left alone, and this is what those of processes in \
+             it meet",
+            snapshot.agent.cgroup.display()
+        ));
+    }
     let attached = attachments(pins);
     let verdict = if attached.iter().all(|(_, cgroup)| cgroup.is_none()) {
         Verdict::PassThrough(PassCause::NotAttached)
@@ -203,7 +211,7 @@ fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: Pick
                 weight: backend.weight,
                 active: backend.stats.active,
                 chance: chance(backend.id),
-                reason: String::new(),
+                reason: if chance(backend.id) == 1.0 { "next".to_owned() } else { String::new() },
             })
             .collect(),
     }

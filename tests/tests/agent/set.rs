@@ -40,7 +40,8 @@ pub fn vip6(n: u16) -> SocketAddr {
 /// A node, a client pod, pods with servers, and manifests.
 pub struct Set {
     pub manifests: ManifestDir,
-    servers: Vec<Server>,
+    /// Kept for as long as the pods.
+    _servers: Vec<Server>,
     pub client: Pod,
     pub pods: Vec<Pod>,
     pub pins: Scratch,
@@ -62,8 +63,8 @@ impl Set {
         let node = Topology::new().unwrap();
         let client = node.pod("client").unwrap();
         let pods = node.pods("web", pods).unwrap();
-        let servers = pods.iter().map(|pod| pod.server(PORT).unwrap()).collect();
-        Self { manifests: ManifestDir::new().unwrap(), servers, client, pods, pins: Scratch::pins(), node }
+        let _servers = pods.iter().map(|pod| pod.server(PORT).unwrap()).collect();
+        Self { manifests: ManifestDir::new().unwrap(), _servers, client, pods, pins: Scratch::pins(), node }
     }
 
     /// An agent that is ready; all of one set pin in the same place.
@@ -108,20 +109,9 @@ impl Set {
         [of(vip4(n), |pod| pod.v4(PORT)), of(vip6(n), |pod| pod.v6(PORT))]
     }
 
-    /// The server of a pod.
-    pub fn server(&mut self, pod: usize) -> &mut Server {
-        &mut self.servers[pod]
-    }
-
     /// The pins.
     pub fn pins(&self) -> &Path {
         self.pins.path()
-    }
-
-    /// Name of the pod at an address.
-    pub fn pod_at(&self, addr: IpAddr) -> &str {
-        let pod = self.pods.iter().find(|pod| pod.addresses().both().contains(&addr));
-        pod.map_or("nobody", Pod::name)
     }
 }
 
