@@ -1,7 +1,7 @@
 //! What most tests start from: a client, pods that answer, and one Service in front of them.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     thread,
     time::{Duration, Instant},
