@@ -140,8 +140,7 @@ pub fn measure(rounds: usize, connects: usize) -> Result<Results> {
     for count in SERVICES {
         let (services, dialled) = site.services(count);
         let cgroup = site.client.cgroup().child(&format!("balancer-{count}"))?;
-        let mut datapath =
-            Datapath::attach(cgroup.path(), count as u32, (count * ENDPOINTS) as u32)?;
+        let mut datapath = Datapath::attach(cgroup.path(), count as u32, (count * ENDPOINTS) as u32)?;
         for service in services {
             datapath.service(TCP, service.address, service.endpoints)?;
         }
@@ -255,7 +254,10 @@ fn rows(variants: &[Variant], samples: &[Vec<Sample>], connects: usize) -> Vec<R
             p50_ratio: Spread::of_ratios(&of(index, &connect(0.50)), &of(0, &connect(0.50))),
             whole_ratio: Spread::of_ratios(&of(index, &whole), &of(0, &whole)),
             added_ns: Spread::of(
-                of(index, &connect(0.50)).iter().zip(of(0, &connect(0.50))).map(|(ours, direct)| ours - direct),
+                of(index, &connect(0.50))
+                    .iter()
+                    .zip(of(0, &connect(0.50)))
+                    .map(|(ours, direct)| ours - direct),
             ),
             failed: samples[index].iter().map(|sample| sample.failed).sum(),
         })

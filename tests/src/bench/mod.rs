@@ -4,10 +4,12 @@
 //! given as the median of the rounds with the lowest and the highest; ratios are taken within a round.
 
 pub mod child;
+pub mod churn;
 pub mod datapath;
 pub mod latency;
 pub mod numbers;
 pub mod programs;
+pub mod propagation;
 pub mod rules;
 pub mod worker;
 

@@ -161,7 +161,8 @@ fn iptables(services: &[Service]) -> String {
 }
 
 fn nftables(services: &[Service]) -> String {
-    let mut text = String::from("add table ip kube-proxy\ndelete table ip kube-proxy\ntable ip kube-proxy {\n");
+    let mut text =
+        String::from("add table ip kube-proxy\ndelete table ip kube-proxy\ntable ip kube-proxy {\n");
     text.push_str(
         "  chain mark-for-masquerade { meta mark set meta mark or 0x4000; }\n\
          \x20 chain masquerading {\n\

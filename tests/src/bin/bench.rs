@@ -14,6 +14,10 @@ struct Args {
     worker: Option<Role>,
     #[arg(long)]
     latency: bool,
+    #[arg(long)]
+    churn: bool,
+    #[arg(long)]
+    propagation: bool,
     /// The minimal programs, compiled
     #[arg(long, env = "BALANCER_MINIMAL_OBJECT", default_value = "target/bpf/minimal.o")]
     minimal: PathBuf,
@@ -52,12 +56,30 @@ fn run(args: &Args) -> Result<()> {
     if std::env::args().any(|a| a == "--latency") {
         let results = latency::measure(7, 1000)?;
         for row in &results.rows {
-            println!("{:<28} {:>5} p50 {:>6.1} p90 {:>6.1} p99 {:>6.1} us whole {:>6.1} {:>7.0}/s ratio {:.3} ({:.3}..{:.3}) whole {:.3} ({:.3}..{:.3}) added {:.0} failed {}", row.variant, row.services, row.p50_ns.median/1e3, row.p90_ns.median/1e3, row.p99_ns.median/1e3, row.whole_ns.median/1e3, row.per_second.median, row.p50_ratio.median, row.p50_ratio.min, row.p50_ratio.max, row.whole_ratio.median, row.whole_ratio.min, row.whole_ratio.max, row.added_ns.median,row.failed);
+            println!(
+                "{:<28} {:>5} p50 {:>6.1} p90 {:>6.1} p99 {:>6.1} us whole {:>6.1} {:>7.0}/s ratio {:.3} ({:.3}..{:.3}) whole {:.3} ({:.3}..{:.3}) added {:.0} failed {}",
+                row.variant,
+                row.services,
+                row.p50_ns.median / 1e3,
+                row.p90_ns.median / 1e3,
+                row.p99_ns.median / 1e3,
+                row.whole_ns.median / 1e3,
+                row.per_second.median,
+                row.p50_ratio.median,
+                row.p50_ratio.min,
+                row.p50_ratio.max,
+                row.whole_ratio.median,
+                row.whole_ratio.min,
+                row.whole_ratio.max,
+                row.added_ns.median,
+                row.failed
+            );
         }
         println!("{:?}", results.missing);
         return Ok(());
     }
-    let results = programs::measure(&args.minimal, std::env::var("ROUNDS").map_or(15, |r| r.parse().unwrap()))?;
+    let results =
+        programs::measure(&args.minimal, std::env::var("ROUNDS").map_or(15, |r| r.parse().unwrap()))?;
     println!("empty {:?}", results.empty_ns);
     for row in &results.rows {
         println!(
@@ -66,7 +88,10 @@ fn run(args: &Args) -> Result<()> {
         );
     }
     for row in &results.shares {
-        println!("{:<36} {:<12} {:.2} runs {:>7.1} ({:.1}..{:.1})", row.scenario, row.program, row.runs, row.ns.median, row.ns.min, row.ns.max);
+        println!(
+            "{:<36} {:<12} {:.2} runs {:>7.1} ({:.1}..{:.1})",
+            row.scenario, row.program, row.runs, row.ns.median, row.ns.min, row.ns.max
+        );
     }
     for row in &results.ratios {
         println!("{:<70} {:>7.3} ({:.3}..{:.3})", row.name, row.ratio.median, row.ratio.min, row.ratio.max);
