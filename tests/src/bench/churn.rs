@@ -18,6 +18,7 @@ use balancer_userspace::{
 use serde::Serialize;
 
 use super::{
+    check_interrupt,
     child::{Acceptor, Dialler},
     datapath::nobody,
     progress,
@@ -168,6 +169,7 @@ impl Row {
     }
 
     fn dial(&mut self, dialler: &mut Dialler, to: &[SocketAddrV4]) -> Result<()> {
+        check_interrupt()?;
         let answer = dialler.tcp(to, BATCH, Pause::None)?;
         self.connects += BATCH;
         self.failed += answer.failed.len();

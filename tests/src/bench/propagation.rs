@@ -17,7 +17,7 @@ use balancer_common::{
 use balancer_userspace::datapath::{Access, Maps, Pins};
 use serde::Serialize;
 
-use super::{datapath::nobody, numbers::percentile, progress};
+use super::{check_interrupt, datapath::nobody, numbers::percentile, progress};
 use crate::{
     agent::{Agent, AgentOptions},
     manifests::ManifestDir,
@@ -89,13 +89,16 @@ fn one(services: usize, changes: usize) -> Result<Row> {
         // Services far from each other, each with another revision whenever it is its turn.
         let index = change * 7919 % services;
         let wanted = endpoints(index, 1 + change as u32);
+        check_interrupt()?;
         thread::sleep(PAUSE);
         let begun = Instant::now();
         manifests.addresses(&name(index), 8080, wanted)?;
         let deadline = begun + LOST;
         while !shows(&maps, index, wanted[0])? {
             if Instant::now() > deadline {
-                bail!("change {change} of {services} Services is not in the kernel after {LOST:?}: {wanted:?}");
+                bail!(
+                    "change {change} of {services} Services is not in the kernel after {LOST:?}: {wanted:?}"
+                );
             }
             thread::sleep(LOOK);
         }
