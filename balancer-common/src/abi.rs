@@ -2,8 +2,8 @@
 //!
 //! All types are `repr(C)` with no padding byte unaccounted for; sizes are asserted below, because the
 //! maps outlive the agent (they are pinned) and a silent change of layout would corrupt what a running
-//! kernel holds. Any change here that is not an addition at the end of [`Control`] must raise
-//! [`LAYOUT_VERSION`].
+//! kernel holds. Any change here must raise [`LAYOUT_VERSION`]: an agent refuses pinned maps whose
+//! entries have another size, and would misread those that have the same.
 //!
 //! Who writes what: the agent alone writes [`Service`], [`Slot`], [`Backend`], [`Control`] and the
 //! metadata; the programs alone write [`BackendStats`], [`ServiceStats`], [`SocketState`], [`UdpFlows`]
@@ -282,7 +282,8 @@ pub struct BackendStats {
     pub refused: u64,
     /// Attempts that the kernel gave up after its last retransmission.
     pub timed_out: u64,
-    /// Attempts ended by an ICMP error or for want of a route.
+    /// Attempts ended by an ICMP error, or for want of a route or a free port. The latter are counted when
+    /// the socket is used again or closed: the kernel tells nobody of a connect() that sends nothing.
     pub unreachable: u64,
     /// Attempts that the application closed before they were answered (its own timeout, mostly).
     pub aborted: u64,

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     helpers::generated::bpf_get_current_pid_tgid, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
-use aya_log_ebpf::{debug, warn};
+use aya_log_ebpf::debug;
 use balancer_common::{
     abi::{FrontendKey, MPTCP, PassReason, Phase, TCP, UDP},
     addr::{Ip, PortBe},
@@ -114,10 +114,8 @@ fn forget(ctx: &SockAddrContext) {
 fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Option<Choice> {
     let socket = SOCKETS.get_or_insert_ptr_mut(ctx, None);
     if socket.is_null() {
-        warn!(
-            ctx,
-            "no memory for the state of a socket: connect to service {} passed through", choice.service
-        );
+        // Counted, and not a warning: whoever fills up his sockets' memory must not fill the agent's log.
+        debug!(ctx, "no memory for a socket's state: connect to service {} passed through", choice.service);
         account::passed(choice.service, PassReason::NoSocketState);
         return None;
     }

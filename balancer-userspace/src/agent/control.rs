@@ -10,6 +10,15 @@ use crate::{
     source::SourceHealth,
 };
 
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// The lease was valid, and is for longer now.
+    Done,
+    /// It has lapsed, or was never taken: it takes a complete view to take it.
+    TooLate,
+}
+
 /// Writes the CONTROL map.
 pub(super) struct ControlWriter {
     lease: Option<Duration>,
@@ -58,14 +67,26 @@ impl ControlWriter {
         );
     }
 
-    /// Renews the lease. One that has lapsed is not renewed before the agent's view is complete: while
-    /// nobody watched, pods may have gone whose addresses others have now. One that has not is, for then
+    /// Renews the lease, unless it has lapsed: while nobody watched, pods may have gone whose addresses
+    /// others have now. One that has not lapsed is renewed even while the view is not complete, for then
     /// the tables are as fresh as those of an agent whose source is out of reach.
-    pub(super) fn renew(&self, maps: &Maps) {
-        if self.synced || maps.control().lease_expires_ns >= boot_ns() {
-            let until = self.lease.map_or(u64::MAX, |lease| boot_ns() + lease.as_nanos() as u64);
-            store(maps, offset_of!(Control, lease_expires_ns), until);
+    pub(super) fn renew(&self, maps: &Maps) -> Renewal {
+        if maps.control().lease_expires_ns < boot_ns() {
+            return Renewal::TooLate;
         }
+        self.take(maps);
+        Renewal::Done
+    }
+
+    fn take(&self, maps: &Maps) {
+        let until = self.lease.map_or(u64::MAX, |lease| boot_ns() + lease.as_nanos() as u64);
+        store(maps, offset_of!(Control, lease_expires_ns), until);
+    }
+
+    /// The source will list everything again: only then is the view complete.
+    pub(super) fn start_over(&mut self, maps: &Maps) {
+        self.synced = false;
+        store(maps, offset_of!(Control, synced_ns), 0);
     }
 
     /// The tables changed.
@@ -79,7 +100,7 @@ impl ControlWriter {
         if first {
             self.synced = true;
             store(maps, offset_of!(Control, synced_ns), boot_ns());
-            self.renew(maps);
+            self.take(maps);
         }
         first
     }

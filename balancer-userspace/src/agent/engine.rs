@@ -63,8 +63,8 @@ impl Engine {
     /// Takes events in and brings the tables in step. Whether anything may have changed.
     ///
     /// Until the source has listed everything, events are only noted: a partial view must not remove
-    /// what an earlier agent knew. Nor does a first list remove anything while some of it could not be
-    /// read.
+    /// what an earlier agent knew. Nor does a first list of which some could not be read: Services that
+    /// would lose something by it stay as they are until [`Engine::settle`].
     pub(super) fn handle(
         &mut self,
         events: impl Iterator<Item = Event>,
@@ -87,17 +87,24 @@ impl Engine {
             services.sort_unstable();
             services.dedup();
         }
-        if first && reading == Reading::Partial {
-            self.doubtful = self.losers(&services);
-            services.retain(|service| !self.doubtful.contains(service));
+        if first {
+            self.doubtful.clear();
+            if reading == Reading::Partial {
+                self.doubtful = self.losers(&services);
+            }
             for service in &self.doubtful {
                 log::warn!(
                     "{service}: kept as it was: not everything could be read, and it would lose something"
                 );
             }
-        } else if reading == Reading::Whole {
-            services.extend(std::mem::take(&mut self.doubtful));
+        } else if !self.doubtful.is_empty() {
+            // Whatever is new of them, if it takes nothing away.
+            let asked: Vec<_> =
+                services.iter().filter(|service| self.doubtful.contains(service)).cloned().collect();
+            let losers = self.losers(&asked);
+            self.doubtful.retain(|service| !asked.contains(service) || losers.contains(service));
         }
+        services.retain(|service| !self.doubtful.contains(service));
         let changed = self.apply(&services, now);
         let applied_ms = jiff::Timestamp::now().as_millisecond();
         for trigger_ms in dirty.drain(..).flat_map(|dirty| dirty.triggers) {
@@ -114,6 +121,23 @@ impl Engine {
             );
         }
         changed > 0 || first
+    }
+
+    /// All that the source has could be read, and is taken in: what was kept in doubt is brought in step.
+    /// Whether anything changed.
+    pub(super) fn settle(&mut self, now: Instant) -> bool {
+        if !self.synced || self.doubtful.is_empty() {
+            return false;
+        }
+        let services: Vec<_> = std::mem::take(&mut self.doubtful).into_iter().collect();
+        self.apply(&services, now) > 0
+    }
+
+    /// Forgets what the source has said, for it will say all of it again. The tables stay as they are until
+    /// it has.
+    pub(super) fn start_over(&mut self, index: Index) {
+        self.index = index;
+        self.synced = false;
     }
 
     /// Which of `services` would lose a port or a backend.

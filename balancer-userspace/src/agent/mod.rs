@@ -9,6 +9,8 @@ mod engine;
 mod status;
 
 use std::{
+    fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,7 +26,7 @@ use tokio::{
 };
 
 use self::{
-    control::ControlWriter,
+    control::{ControlWriter, Renewal},
     engine::{Engine, Reading},
     status::AgentStatus,
 };
@@ -36,11 +38,11 @@ use crate::{
     },
     datapath::{self, DatapathError, Installation, Pins, Sizes},
     http::Server,
-    metrics::AgentMetrics,
+    metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
-        Source, SourceHealth,
+        Source, SourceError, SourceHealth,
         kubernetes::{Access, KubernetesConfig, Timing},
         manifests::ManifestsConfig,
     },
@@ -52,6 +54,10 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 4096;
 /// How often what nothing refers to is freed, and the source's freshness is noted.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How many of those lie between two looks at whether the programs are still attached.
+const LOOK_EVERY: u32 = 5;
+/// How long the end waits for what cannot be interrupted: a name that is being resolved, a scrape.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Runs the agent until it is told to stop.
 ///
@@ -79,6 +85,11 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
         slots: args.max_slots,
         clients: args.max_clients,
     };
+    // Before anything is attached, as above.
+    let server = match args.http {
+        HttpListen::At(addr) => Some(runtime.block_on(Server::bind(addr)).map_err(anyhow::Error::from)?),
+        HttpListen::Off => None,
+    };
     let installation = datapath::install(&pins, &cgroup, &sizes, kernel_log_level()).map_err(failure)?;
     log::info!(
         "balancer {} on node {}: programs attached to {} ({} of them took over), pinned under {}",
@@ -91,14 +102,23 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     for note in &installation.notes {
         log::warn!("{note}");
     }
-    runtime.block_on(serve(&pins, &cgroup, args, source, installation))
+    if args.cgroup.is_none() && !datapath::is_root_cgroup(&cgroup) {
+        log::warn!(
+            "{} is not the root of this machine's hierarchy: only processes in it are balanced; in a container, \
+             mount the host's hierarchy and name it with --cgroup",
+            cgroup.display()
+        );
+    }
+    let result = runtime.block_on(serve(&pins, &cgroup, args, source, server, installation));
+    runtime.shutdown_timeout(PARTING);
+    result
 }
 
 /// The exit code that goes with what is wrong.
 pub(crate) fn failure(error: DatapathError) -> Failure {
     let exit = match &error {
         DatapathError::NotInstalled(_) => Exit::NotInstalled,
-        DatapathError::Permission(_) | DatapathError::Capability { .. } => Exit::NoPermission,
+        DatapathError::Permission { .. } | DatapathError::Capability { .. } => Exit::NoPermission,
         DatapathError::SecondAgent(_) => Exit::AlreadyRunning,
         _ => Exit::Failed,
     };
@@ -116,6 +136,7 @@ async fn serve(
     cgroup: &Path,
     args: &AgentArgs,
     source: Source,
+    server: Option<Server>,
     mut installation: Installation,
 ) -> Result<(), Failure> {
     // Before anything else: a signal must find somebody who listens.
@@ -127,28 +148,22 @@ async fn serve(
     let mut control = ControlWriter::new(args, cgroup, &describe(&source));
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
-    let node = NodeInfo { name: args.node_name().into(), zone: args.zone.as_deref().map(Into::into) };
-    let defaults =
-        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
-    let mut index = Index::new(defaults);
-    index.apply(Event::Node(node));
     let metrics = Arc::new(AgentMetrics::default());
-    let mut engine = Engine::new(recovered, index, args.zone.clone(), Arc::clone(&metrics));
+    let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
 
-    let (sender, mut events) = mpsc::channel(QUEUE);
-    let health = Arc::new(SourceHealth::new(source.kind()));
-    let mut source = tokio::spawn(source.run(sender, Arc::clone(&health)));
-    let status = Arc::new(AgentStatus::new(pins, metrics, args.metrics_max_series));
+    let (mut task, mut events, mut health) = start(&source);
+    let cgroup_id = fs::metadata(cgroup).with_context(|| format!("cannot read {}", cgroup.display()))?.ino();
+    let status = Arc::new(AgentStatus::new(pins, cgroup_id, Arc::clone(&metrics), args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
-    if let HttpListen::At(addr) = args.http {
-        let server = Server::bind(addr).await.map_err(anyhow::Error::from)?;
+    if let Some(server) = server {
         log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());
         tokio::spawn(server.run(Arc::clone(&status) as _, async {
             // Either way, told or dropped, it is over.
             let _ = web_stopped.await;
         }));
     }
+    let mut watchman = Watchman { status: Arc::clone(&status), turns: 0, seen: None, errors: 0 };
 
     let mut renew = interval(renewal(args.lease));
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,18 +176,42 @@ async fn serve(
                 if count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now()) {
                     control.changed(engine.maps());
                     if engine.is_synced() && control.synced(engine.maps()) {
+                        metrics.lease_renewed(Outcome::Ok);
                         status.synced();
                     }
                 }
             }
-            _ = renew.tick() => control.renew(engine.maps()),
+            _ = renew.tick() => match control.renew(engine.maps()) {
+                Renewal::Done => metrics.lease_renewed(Outcome::Ok),
+                // It waits for the first list.
+                Renewal::TooLate if !engine.is_synced() => {}
+                Renewal::TooLate => {
+                    metrics.lease_renewed(Outcome::Failed);
+                    log::warn!(
+                        "the lease lapsed while this agent stood still: connects are left alone until \
+                         everything has been listed again"
+                    );
+                    task.abort();
+                    engine.start_over(empty_index(args));
+                    control.start_over(engine.maps());
+                    (task, events, health) = start(&source);
+                    watchman.errors = 0;
+                }
+            },
             _ = housekeeping.tick() => {
+                if !engine.maps().are_pinned(pins) {
+                    return Err(failure(DatapathError::Removed(pins.root().into())));
+                }
                 engine.sweep(Instant::now());
-                // What was malformed may be right now, with nothing else to report.
-                engine.handle(std::iter::empty(), reading(&health), Instant::now());
+                // In this order: what could be read at last was sent before it counted as read.
+                if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {
+                    control.changed(engine.maps());
+                }
                 control.source(engine.maps(), &health);
+                metrics.source_errors(watchman.new_errors(&health));
+                watchman.look();
             }
-            result = &mut source => {
+            result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
                 return Err(Failure::from(anyhow::anyhow!("the source ended by itself")));
             }
@@ -181,7 +220,7 @@ async fn serve(
         }
     };
     drop(stop_web);
-    source.abort();
+    task.abort();
     kernel_log.abort();
     control.renew(engine.maps());
     log::info!(
@@ -194,6 +233,52 @@ async fn serve(
         pins.root().display(),
     );
     Ok(())
+}
+
+/// Sees to it that the agent does not go on as if all were well when its programs were taken away.
+struct Watchman {
+    status: Arc<AgentStatus>,
+    turns: u32,
+    /// What was found to be wrong last.
+    seen: Option<String>,
+    /// Errors of the source that were counted.
+    errors: u64,
+}
+
+impl Watchman {
+    /// Looks now and then whether the programs are attached. What is wrong is logged once.
+    fn look(&mut self) {
+        self.status.turned();
+        self.turns += 1;
+        if !self.turns.is_multiple_of(LOOK_EVERY) {
+            return;
+        }
+        let found = self.status.detached();
+        if let Some(what) = &found
+            && found != self.seen
+        {
+            log::error!("{what}: connects are not balanced as they should be; restart the agent");
+        }
+        self.seen = found;
+    }
+
+    /// How many errors the source has met since the last call.
+    fn new_errors(&mut self, health: &SourceHealth) -> u64 {
+        let all = health.errors();
+        let new = all.saturating_sub(self.errors);
+        self.errors = all;
+        new
+    }
+}
+
+/// What is known before the source has said anything.
+fn empty_index(args: &AgentArgs) -> Index {
+    let defaults =
+        Defaults { algorithm: args.algorithm, started_ms: jiff::Timestamp::now().as_millisecond() };
+    let mut index = Index::new(defaults);
+    let zone = args.zone.as_deref().map(Into::into);
+    index.apply(Event::Node(NodeInfo { name: args.node_name().into(), zone }));
+    index
 }
 
 fn reading(health: &SourceHealth) -> Reading {
@@ -221,6 +306,15 @@ fn log_recovered(reconciler: &Reconciler<datapath::Maps>) {
 fn renewal(lease: LeaseTerm) -> Duration {
     const SLOWEST: Duration = Duration::from_secs(5);
     lease.duration().map_or(SLOWEST, |term| (term / 4).min(SLOWEST))
+}
+
+/// A running source: its task, what it sends, and how it is.
+type Running = (JoinHandle<Result<(), SourceError>>, mpsc::Receiver<Event>, Arc<SourceHealth>);
+
+fn start(source: &Source) -> Running {
+    let (sender, events) = mpsc::channel(QUEUE);
+    let health = Arc::new(SourceHealth::new(source.kind()));
+    (tokio::spawn(source.clone().run(sender, Arc::clone(&health))), events, health)
 }
 
 /// Where Services come from, as the flags say.

@@ -25,7 +25,7 @@ pub struct AgentArgs {
     #[arg(long, env = "BALANCER_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
 
-    /// Kubeconfig to use [default: $KUBECONFIG, ~/.kube/config, or the pod's service account]
+    /// Kubeconfig to use [default: $KUBECONFIG, the pod's service account, or ~/.kube/config]
     #[arg(long, env = "BALANCER_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 

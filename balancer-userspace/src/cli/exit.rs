@@ -5,6 +5,8 @@ use std::{
     process::{ExitCode, Termination},
 };
 
+use super::term::safe;
+
 /// How a command ended. The numbers are part of the command line's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -57,6 +59,21 @@ impl Failure {
         Self { exit, error: error.into() }
     }
 
+    /// What the user reads: the message and its causes, but for those whose text stands in it already.
+    /// Safe for a terminal, and of several lines only where a cause is (what the verifier says of a program).
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if text.is_empty() {
+                text = cause;
+            } else if !text.contains(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
+        }
+        text.lines().map(safe).collect::<Vec<_>>().join("\n")
+    }
+
     /// A wrong command line or configuration.
     pub fn usage(message: impl Display) -> Self {
         Self { exit: Exit::Usage, error: anyhow::anyhow!("{message}") }
@@ -78,6 +95,19 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no\u{1b}[2J route");
+        let own = anyhow::Error::from(cause).context("cannot reach it");
+        assert_eq!(Failure::from(own).text(), "cannot reach it: no\\u{1b}[2J route");
+        let error = crate::source::SourceError::Directory {
+            path: "/m".into(),
+            source: std::io::Error::other("it is on fire\nand wet"),
+        };
+        let text = Failure::new(Exit::Usage, error).text();
+        assert_eq!(text, "cannot read manifests directory /m: it is on fire\nand wet");
+    }
 
     #[test]
     fn the_help_text_lists_every_code() {

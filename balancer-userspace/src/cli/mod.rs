@@ -205,6 +205,6 @@ fn explain_failure(failure: &Failure, stderr: &mut dyn std::io::Write) -> Exit {
         return Exit::Ok;
     }
     // There is nobody left to tell when even this fails.
-    let _ = writeln!(stderr, "balancer: {:#}", failure.error);
+    let _ = writeln!(stderr, "balancer: {}", failure.text());
     failure.exit
 }

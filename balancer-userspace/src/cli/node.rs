@@ -41,7 +41,7 @@ pub trait Node {
 /// Whether `check` makes a real connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SelfProbe {
-    /// It does, to a listener of its own on loopback.
+    /// It does, over loopback, to a port where nothing listens.
     Connect,
     /// It only looks.
     Omit,

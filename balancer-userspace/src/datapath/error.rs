@@ -14,8 +14,24 @@ pub enum DatapathError {
     )]
     NotInstalled(PathBuf),
     /// The pins need privileges.
-    #[error("no permission to open {}: reading the maps takes root, or CAP_BPF and access to bpffs", .0.display())]
-    Permission(PathBuf),
+    #[error(
+        "{what} {}: {cause}: that takes root, or CAP_BPF (for an agent CAP_NET_ADMIN too) and access to the \
+         bpf file system", path.display()
+    )]
+    Permission {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel says.
+        cause: io::Error,
+    },
+    /// Nothing can be pinned.
+    #[error(
+        "{} is on a read-only file system: remount it (mount -o remount,rw,bind /sys/fs/bpf), or name a directory \
+         of another bpf file system with --pins", .0.display()
+    )]
+    ReadOnly(PathBuf),
     /// No bpffs.
     #[error("no bpf file system is mounted at or above {}: mount -t bpf bpf /sys/fs/bpf ({reason})", path.display())]
     NoBpffs {
@@ -49,16 +65,34 @@ pub enum DatapathError {
         option: &'static str,
     },
     /// A capability is missing.
-    #[error("missing {missing}: run the agent as root, or give it CAP_BPF and CAP_NET_ADMIN ({during})")]
+    #[error(
+        "missing {missing}: run the agent as root, or give it CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON ({during})"
+    )]
     Capability {
         /// The capabilities.
         missing: String,
         /// What was tried.
         during: String,
     },
+    /// Somebody else's program stands alone where ours would stand beside it.
+    #[error(
+        "the cgroup has a program of somebody else for {hook} that was attached to be the only one, so that \
+         the kernel allows no other: see `bpftool cgroup show`, and have it attached by a link or with \
+         BPF_F_ALLOW_MULTI"
+    )]
+    Exclusive {
+        /// Which of our programs had no place.
+        hook: &'static str,
+    },
     /// Another agent runs.
     #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]
     SecondAgent(String),
+    /// The pins went from under a running agent.
+    #[error(
+        "what this agent had pinned under {} was removed (`balancer detach --force`?), and with it what it \
+         had attached: start it again to balance again", .0.display()
+    )]
+    Removed(PathBuf),
     /// The pins are of another layout.
     #[error(
         "the pinned map {} does not fit this version ({reason}); remove what is pinned with \
@@ -112,11 +146,13 @@ pub enum DatapathError {
 }
 
 impl DatapathError {
-    /// Names what was tried, and on what; a refusal for want of rights is a [`DatapathError::Permission`].
+    /// Names what was tried, and on what; a refusal for want of rights is a [`DatapathError::Permission`], one for a read-only
+    /// file system a [`DatapathError::ReadOnly`].
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |cause| match cause.kind() {
-            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::PermissionDenied => Self::Permission { what, path, cause },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
             _ => Self::Io { what, path, cause },
         }
     }

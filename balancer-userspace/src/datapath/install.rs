@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader, programs::Program};
+use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::Program};
 
 use super::{
     Access, DatapathError, Maps, Pins, sys,
@@ -102,12 +102,16 @@ pub fn install(
     let mut object = load(pins, sizes, log_level, &mut notes)?;
     let directory = File::open(cgroup).map_err(DatapathError::io("cannot open cgroup", cgroup))?;
     let id = directory.metadata().map_err(DatapathError::io("cannot read cgroup", cgroup))?.ino();
+    // All are verified before the first is attached: a kernel that refuses one of a newer version leaves
+    // the earlier version's in place, all of them.
+    let mut programs = Vec::with_capacity(HOOKS.len());
+    for hook in &HOOKS {
+        programs.push(verify(&mut object, hook.name)?);
+    }
     let mut replaced = 0;
     let mut created = Vec::new();
-    for hook in &HOOKS {
-        let result = verify(&mut object, hook.name)
-            .and_then(|program| attach(pins, hook, program.as_fd(), directory.as_fd(), id));
-        match result {
+    for (hook, program) in HOOKS.iter().zip(&programs) {
+        match attach(pins, hook, program.as_fd(), directory.as_fd(), id) {
             Ok(Attached::Replaced) => replaced += 1,
             Ok(Attached::Created) => created.push(pins.link(hook.name)),
             Err(error) => {
@@ -143,10 +147,15 @@ fn load(pins: &Pins, sizes: &Sizes, log_level: u8, notes: &mut Vec<String>) -> R
         loader.map_max_entries(spec.name, capacity);
     }
     loader.override_global("AYA_LOG_LEVEL", &log_level, false);
-    loader.load(OBJECT).map_err(object_error)
+    loader.load(OBJECT).map_err(|error| object_error(pins, error))
 }
 
-fn object_error(error: EbpfError) -> DatapathError {
+fn object_error(pins: &Pins, error: EbpfError) -> DatapathError {
+    if let EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }) = &error
+    {
+        let reason = format!("its {property} is {actual} where {expected} is expected");
+        return DatapathError::Incompatible { path: pins.map(name), reason };
+    }
     let text = format!("{error:?}");
     if text.contains("PermissionDenied") || text.contains("code: 1,") {
         return DatapathError::Capability { missing: "CAP_BPF".into(), during: "creating maps".into() };
@@ -199,6 +208,9 @@ fn attach(
         }
     }
     let link = sys::link_create(program, cgroup, hook.attach_type).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied if sys::is_taken(cgroup, hook.attach_type).unwrap_or(false) => {
+            DatapathError::Exclusive { hook: hook.name }
+        }
         io::ErrorKind::PermissionDenied => DatapathError::Capability {
             missing: "CAP_NET_ADMIN".into(),
             during: format!("attaching {}", hook.name),
@@ -210,11 +222,17 @@ fn attach(
         return Ok(Attached::Created);
     }
     // The old link is to another cgroup, or to one that is gone: the new one takes its place.
-    let next = path.with_extension("next");
+    let next = successor(pins, hook.name);
     let _ = fs::remove_file(&next);
     sys::obj_pin(link.as_fd(), &next).map_err(failed("cannot pin link"))?;
     fs::rename(&next, &path).map_err(failed("cannot replace link"))?;
     Ok(Attached::Replaced)
+}
+
+/// Where a link is pinned that is about to take the place of the one called `name`. A bpf file system
+/// allows no dot in a name.
+fn successor(pins: &Pins, name: &str) -> PathBuf {
+    pins.link(&format!("{name}-next"))
 }
 
 /// Whether [`detach`] acts.
@@ -245,7 +263,8 @@ pub fn detach(pins: &Pins, removal: Removal) -> Result<Detached, DatapathError> 
     if !pins.root().exists() {
         return Err(DatapathError::NotInstalled(pins.root().into()));
     }
-    let links = HOOKS.iter().rev().map(|hook| pins.link(hook.name));
+    // A successor is there where an agent was killed while it replaced a link, and is attached too.
+    let links = HOOKS.iter().rev().flat_map(|hook| [successor(pins, hook.name), pins.link(hook.name)]);
     let maps = MAPS.iter().map(|spec| pins.map(spec.name));
     let ours: Vec<PathBuf> = links.chain(maps).filter(|path| path.exists()).collect();
     let others = pins.other_versions();
@@ -291,4 +310,27 @@ pub fn attachments(pins: &Pins) -> Vec<(&'static str, Option<u64>)> {
         sys::link_info(link.as_fd()).ok().map(|info| info.cgroup)
     };
     HOOKS.iter().map(|hook| (hook.name, cgroup(hook))).collect()
+}
+
+/// Why connects are not balanced although everything was attached to `cgroup` (id): what of it was taken
+/// away since; `None` if nothing was.
+pub fn detached_since(pins: &Pins, cgroup: u64) -> Option<String> {
+    if !pins.version().exists() {
+        return Some(format!("the pins under {} are gone", pins.root().display()));
+    }
+    let attachments = attachments(pins);
+    let names = |of: &dyn Fn(Option<u64>) -> bool| {
+        let names = attachments.iter().filter(|(_, id)| of(*id)).map(|(name, _)| *name);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (unpinned, loose) = (names(&|id| id.is_none()), names(&|id| id.is_some_and(|id| id != cgroup)));
+    if !unpinned.is_empty() {
+        Some(format!(
+            "programs are not attached any more, because the pins of their links are gone: {unpinned}"
+        ))
+    } else if !loose.is_empty() {
+        Some(format!("programs are not attached any more, because their cgroup is gone: {loose}"))
+    } else {
+        None
+    }
 }

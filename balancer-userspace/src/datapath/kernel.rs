@@ -38,10 +38,11 @@ fn unescape(field: &str) -> String {
         .fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
-fn mounts(kind: &str) -> Result<Vec<Mount>, DatapathError> {
-    let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(path).map_err(DatapathError::io("cannot read", path))?;
-    Ok(parse_mounts(&text).into_iter().filter(|mount| mount.kind == kind).collect())
+/// The cgroup2 mounts that a process sees.
+fn cgroup2_mounts(process: &str) -> Result<Vec<Mount>, DatapathError> {
+    let path = Path::new("/proc").join(process).join("mountinfo");
+    let text = fs::read_to_string(&path).map_err(DatapathError::io("cannot read", &path))?;
+    Ok(parse_mounts(&text).into_iter().filter(|mount| mount.kind == "cgroup2").collect())
 }
 
 /// The cgroup2 directory to attach to: the one that was asked for, or the root of the hierarchy.
@@ -53,12 +54,12 @@ fn mounts(kind: &str) -> Result<Vec<Mount>, DatapathError> {
 /// # Errors
 /// [`DatapathError::NoCgroup2`] if none is mounted, [`DatapathError::NotCgroup2`] if `asked` lies elsewhere.
 pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
-    let mounts = mounts("cgroup2")?;
+    let mounts = cgroup2_mounts("self")?;
     if let Some(asked) = asked {
-        let found = fs::canonicalize(asked).map_err(DatapathError::io("cannot open cgroup", asked))?;
+        let found = fs::canonicalize(asked).map_err(DatapathError::io("cannot open --cgroup", asked))?;
         let info = rustix::fs::statfs(&found)
             .map_err(io::Error::from)
-            .map_err(DatapathError::io("cannot open cgroup", asked))?;
+            .map_err(DatapathError::io("cannot open --cgroup", asked))?;
         if info.f_type != CGROUP2_SUPER_MAGIC || !found.is_dir() {
             let mounts: Vec<_> = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
             let mounts = if mounts.is_empty() { "nowhere".into() } else { mounts.join(", ") };
@@ -71,14 +72,29 @@ pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
         .find(|mount| mount.root == Path::new("/"))
         .or(mounts.first())
         .ok_or(DatapathError::NoCgroup2)?;
-    if in_cgroup_namespace() {
-        let through_init =
-            Path::new("/proc/1/root").join(mount.target.strip_prefix("/").unwrap_or(&mount.target));
-        if rustix::fs::statfs(&through_init).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC) {
-            return Ok(through_init);
-        }
+    if in_cgroup_namespace()
+        && let Some(whole) = through_init()
+    {
+        return Ok(whole);
     }
     Ok(mount.target.clone())
+}
+
+/// The hierarchy as the host's first process sees it, wherever that has mounted it.
+fn through_init() -> Option<PathBuf> {
+    let mounts = cgroup2_mounts("1").ok()?;
+    let paths: Vec<PathBuf> = mounts
+        .iter()
+        .map(|mount| Path::new("/proc/1/root").join(mount.target.strip_prefix("/").unwrap_or(&mount.target)))
+        .filter(|path| rustix::fs::statfs(path).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC))
+        .collect();
+    paths.iter().find(|path| is_root_cgroup(path)).or(paths.first()).cloned()
+}
+
+/// Whether `cgroup` is the root of the machine's hierarchy: every cgroup but the root has a type. In a
+/// container, what is mounted may be a part of the hierarchy that looks like all of it.
+pub fn is_root_cgroup(cgroup: &Path) -> bool {
+    !cgroup.join("cgroup.type").exists()
 }
 
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
@@ -134,6 +150,13 @@ pub fn check_features() -> Result<(), DatapathError> {
     if !Path::new("/proc/self/ns/cgroup").exists() {
         return Err(lacks("control groups", "CONFIG_CGROUPS"));
     }
+    let missing = missing_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+    if !missing.is_empty() {
+        return Err(DatapathError::Capability {
+            missing: missing.join(", "),
+            during: "this process has not got all of them".into(),
+        });
+    }
     for (program, feature) in [
         (ProgramType::CgroupSockAddr, "programs on connect() and sendmsg()"),
         (ProgramType::CgroupSock, "programs on the release of a socket"),
@@ -144,7 +167,7 @@ pub fn check_features() -> Result<(), DatapathError> {
             Ok(false) => return Err(lacks(feature, "CONFIG_CGROUP_BPF")),
             Err(error) => {
                 return Err(DatapathError::Capability {
-                    missing: "CAP_BPF or CAP_NET_ADMIN".into(),
+                    missing: "the right to load programs".into(),
                     during: format!("probing the kernel for {feature}: {error}"),
                 });
             }
@@ -158,6 +181,26 @@ pub fn check_features() -> Result<(), DatapathError> {
             during: format!("probing the kernel for socket-local storage: {error}"),
         }),
     }
+}
+
+/// What the agent needs and this process has not got, by the text of `/proc/self/status`.
+///
+/// A process may have all of it and still be refused, in a user namespace or by a security module.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    // Numbers of `include/uapi/linux/capability.h`. CAP_SYS_ADMIN, from whose powers CAP_BPF and
+    // CAP_PERFMON were split off, stands for both.
+    const SYS_ADMIN: u64 = 1 << 21;
+    const NEEDED: [(&str, u64); 3] = [
+        ("CAP_BPF", SYS_ADMIN | 1 << 39),
+        ("CAP_NET_ADMIN", 1 << 12),
+        // The verifier refuses arithmetic on pointers to map values without it.
+        ("CAP_PERFMON", SYS_ADMIN | 1 << 38),
+    ];
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(effective) = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
+        return Vec::new();
+    };
+    NEEDED.iter().filter(|(_, any)| effective & any == 0).map(|(name, _)| *name).collect()
 }
 
 /// Major and minor of a release such as `6.1.0-28-cloud-amd64`; zeros where it is not understood.
@@ -187,6 +230,21 @@ nonsense
             (Path::new("/a b"), Path::new("/kubepods/pod1"))
         );
         assert_eq!(mounts[2].kind, "bpf");
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let check = |text: &str, expect: &[&str]| {
+            assert_eq!(missing_capabilities(&format!("Name:\tx\nCapEff:\t{text}\n")), expect);
+        };
+        check("000001ffffffffff", &[]);
+        check("000000c000001000", &[]);
+        check("0000008000001000", &["CAP_PERFMON"]);
+        check("0000000000201000", &[]);
+        check("0000004000001000", &["CAP_BPF"]);
+        check("000001ffffffefff", &["CAP_NET_ADMIN"]);
+        check("0000000000000000", &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        assert!(missing_capabilities("Name:\tx\n").is_empty(), "what is not known is not missing");
     }
 
     #[test]

@@ -22,8 +22,8 @@ mod tables;
 mod text;
 
 pub use error::DatapathError;
-pub use install::{Detached, Installation, Removal, Sizes, attachments, detach, install};
-pub use kernel::{check_features, find_bpffs, find_cgroup2, mount_bpffs};
+pub use install::{Detached, Installation, Removal, Sizes, attachments, detach, detached_since, install};
+pub use kernel::{check_features, find_bpffs, find_cgroup2, is_root_cgroup, mount_bpffs};
 pub use mapped::{Access, MappedArray};
 pub use pins::{AgentLock, Pins};
 pub(crate) use probe::set_up as set_up_probe;

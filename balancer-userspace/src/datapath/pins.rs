@@ -3,13 +3,21 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use balancer_common::abi::LAYOUT_VERSION;
 use rustix::fs::{FlockOperation, flock};
 
 use super::DatapathError;
+
+/// How often, and how long apart, to try to take the lock: whoever asks whether it is held has it for an
+/// instant.
+const LOCK_TRIES: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The directory that maps and links are pinned under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +75,46 @@ impl Pins {
         others
     }
 
-    /// Takes the agent's lock, for as long as the returned value lives.
+    /// Takes the agent's lock, for as long as the returned value lives. Makes the directory if need be.
     ///
     /// The lock is on the directory itself, which every container that mounts this bpf file system sees,
     /// and goes with the process, however it ends. `None`: somebody else holds it.
     pub fn lock(&self) -> Result<Option<AgentLock>, DatapathError> {
-        fs::create_dir_all(&self.root).map_err(DatapathError::io("cannot make directory", &self.root))?;
-        self.try_lock(FlockOperation::NonBlockingLockExclusive)
+        self.patiently(|| {
+            fs::create_dir_all(&self.root).map_err(DatapathError::io("cannot make directory", &self.root))?;
+            self.try_lock(FlockOperation::NonBlockingLockExclusive)
+        })
+    }
+
+    /// As [`Pins::lock`], but makes nothing: for keeping agents away while all of it is removed.
+    ///
+    /// # Errors
+    /// [`DatapathError::NotInstalled`] if there is no such directory.
+    pub fn lock_existing(&self) -> Result<Option<AgentLock>, DatapathError> {
+        self.patiently(|| self.try_lock(FlockOperation::NonBlockingLockExclusive))
+    }
+
+    fn patiently(
+        &self,
+        attempt: impl Fn() -> Result<Option<AgentLock>, DatapathError>,
+    ) -> Result<Option<AgentLock>, DatapathError> {
+        for _ in 0..LOCK_TRIES {
+            match attempt()? {
+                Some(lock) if self.is_on_this(&lock) => return Ok(Some(lock)),
+                // The directory was removed while its lock was waited for: a lock that nobody sees.
+                Some(_) => {}
+                None => thread::sleep(LOCK_PAUSE),
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_on_this(&self, lock: &AgentLock) -> bool {
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match (lock.directory.metadata(), fs::metadata(&self.root)) {
+            (Ok(locked), Ok(present)) => id(locked) == id(present),
+            _ => false,
+        }
     }
 
     /// Whether an agent runs: whether its lock is held.
@@ -90,7 +131,7 @@ impl Pins {
             Err(error) => return Err(DatapathError::io("cannot open", &self.root)(error)),
         };
         match flock(&directory, operation) {
-            Ok(()) => Ok(Some(AgentLock { _directory: directory })),
+            Ok(()) => Ok(Some(AgentLock { directory })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(DatapathError::io("cannot lock", &self.root)(error.into())),
         }
@@ -100,5 +141,56 @@ impl Pins {
 /// The agent's lock; released when dropped.
 #[derive(Debug)]
 pub struct AgentLock {
-    _directory: File,
+    directory: File,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn pins() -> (tempfile::TempDir, Pins) {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = Pins::new(dir.path().join("balancer"));
+        (dir, pins)
+    }
+
+    #[test]
+    fn one_agent_at_a_time() {
+        let (_dir, pins) = pins();
+        assert!(matches!(pins.lock_existing(), Err(DatapathError::NotInstalled(_))));
+        let lock = pins.lock().unwrap().expect("nobody holds it");
+        assert!(pins.is_locked().unwrap());
+        assert!(pins.lock().unwrap().is_none() && pins.lock_existing().unwrap().is_none());
+        drop(lock);
+        assert!(!pins.is_locked().unwrap());
+        assert!(pins.lock_existing().unwrap().is_some());
+    }
+
+    #[test]
+    fn whoever_asks_for_an_instant_keeps_no_agent_away() {
+        let (_dir, pins) = pins();
+        drop(pins.lock().unwrap());
+        let asking = pins.try_lock(FlockOperation::NonBlockingLockShared).unwrap().unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::spawn({
+            let pins = pins.clone();
+            move || sender.send(pins.lock().unwrap().is_some()).unwrap()
+        });
+        thread::sleep(LOCK_PAUSE);
+        drop(asking);
+        assert!(receiver.recv().unwrap());
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_lock_on_a_directory_that_is_gone_is_none() {
+        let (_dir, pins) = pins();
+        let lock = pins.lock().unwrap().unwrap();
+        assert!(pins.is_on_this(&lock));
+        fs::remove_dir(pins.root()).unwrap();
+        assert!(!pins.is_on_this(&lock));
+        assert!(pins.lock().unwrap().is_some());
+    }
 }

@@ -18,8 +18,12 @@ use std::{
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// How programs are attached that allow others beside them.
+const BPF_F_ALLOW_MULTI: u32 = 2;
 
 /// Issues a command of bpf(2).
 ///
@@ -84,6 +88,27 @@ pub fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type:
     };
     // SAFETY: the structure is the one for BPF_LINK_CREATE.
     unsafe { bpf(BPF_LINK_CREATE, &mut attr) }.map(owned)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgQueryAttr {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+}
+
+/// Whether a program is attached to the cgroup that allows no other beside it.
+pub fn is_taken(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<bool> {
+    let mut attr =
+        ProgQueryAttr { target_fd: cgroup.as_raw_fd() as u32, attach_type, ..ProgQueryAttr::default() };
+    // SAFETY: the structure is the one for BPF_PROG_QUERY; without an array it asks for the count alone.
+    unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
+    Ok(attr.prog_cnt > 0 && attr.attach_flags & BPF_F_ALLOW_MULTI == 0)
 }
 
 #[repr(C)]

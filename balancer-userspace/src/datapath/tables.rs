@@ -90,6 +90,18 @@ impl Maps {
         })
     }
 
+    /// Whether it is these maps that are pinned; somebody may have removed them, or put others in place.
+    pub fn are_pinned(&self, pins: &Pins) -> bool {
+        let own = sys::map_info(self.control.fd()).map(|info| info.id);
+        let pinned = sys::obj_get(&pins.map("CONTROL")).and_then(|fd| Ok(sys::map_info(fd.as_fd())?.id));
+        // What cannot be looked at is not known to be gone.
+        match (own, pinned) {
+            (Ok(own), Ok(pinned)) => own == pinned,
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), _) => true,
+        }
+    }
+
     /// The agent's own entry.
     pub fn control(&self) -> Control {
         // The map has exactly one entry.

@@ -159,9 +159,9 @@ impl AgentMetrics {
         self.events.get_or_create(&EventLabels { kind }).inc();
     }
 
-    /// The source failed and will try again.
-    pub fn source_error(&self) {
-        self.source_errors.inc();
+    /// The source failed so many times more, and will try again.
+    pub fn source_errors(&self, more: u64) {
+        self.source_errors.inc_by(more);
     }
 
     /// A batch that changed so many Service ports was written, or could not be. `took` counts from the arrival of its
@@ -179,7 +179,7 @@ impl AgentMetrics {
         self.programming_time.observe(since_change.as_secs_f64());
     }
 
-    /// The lease was renewed, or could not be.
+    /// The lease was taken or renewed, or lapsed before it could be.
     pub fn lease_renewed(&self, outcome: Outcome) {
         self.lease_renewals.get_or_create(&OutcomeLabels { outcome }).inc();
     }

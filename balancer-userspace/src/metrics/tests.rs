@@ -50,7 +50,7 @@ fn instruments_count_what_the_agent_tells_them() {
     agent.event(EventKind::Slice);
     agent.event(EventKind::Slice);
     agent.event(EventKind::ServiceGone);
-    agent.source_error();
+    agent.source_errors(1);
     agent.applied(Outcome::Ok, Duration::from_micros(350), 12);
     agent.applied(Outcome::Failed, Duration::from_secs(9), 3);
     agent.programmed(Duration::from_millis(18));

@@ -162,9 +162,17 @@ fn attachment(pins: &Pins, agent: &AgentView) -> CheckItem {
         return item("programs", Outcome::Failed, detail, remedy);
     }
     let root = datapath::find_cgroup2(None).ok();
-    if root.as_deref().and_then(id) == attached {
-        let detail = format!("all {} attached to the root of the hierarchy", attachments.len());
-        return item("programs", Outcome::Ok, detail, "");
+    if let Some(root) = root.filter(|root| id(root) == attached) {
+        if datapath::is_root_cgroup(&root) {
+            let detail = format!("all {} attached to the root of the hierarchy", attachments.len());
+            return item("programs", Outcome::Ok, detail, "");
+        }
+        return item(
+            "programs",
+            Outcome::Warning,
+            format!("all attached to {}, which is a part of the hierarchy only", root.display()),
+            "in a container, mount the host's hierarchy and name it with --cgroup",
+        );
     }
     item(
         "programs",

@@ -58,16 +58,23 @@ impl Node for ThisNode {
 
     fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
         let pins = Pins::new(pins);
-        let running = pins.is_locked().map_err(failure)?;
-        if running && mode == DetachMode::Remove {
-            return Err(Failure::new(
-                Exit::AlreadyRunning,
-                anyhow::anyhow!(
-                    "an agent runs on this node and holds {}: stop it first, or detach under it with --force",
-                    pins.root().display()
-                ),
-            ));
-        }
+        // Held until all of it is gone, so that no agent starts meanwhile.
+        let _lock = match mode {
+            DetachMode::DryRun | DetachMode::RemoveUnderAgent => None,
+            DetachMode::Remove => {
+                let lock = pins.lock_existing().map_err(failure)?;
+                Some(lock.ok_or_else(|| {
+                    Failure::new(
+                        Exit::AlreadyRunning,
+                        anyhow::anyhow!(
+                            "an agent runs on this node and holds {}: stop it first, or detach under it with \
+                             --force",
+                            pins.root().display()
+                        ),
+                    )
+                })?)
+            }
+        };
         let removal = match mode {
             DetachMode::DryRun => Removal::DryRun,
             DetachMode::Remove | DetachMode::RemoveUnderAgent => Removal::Act,

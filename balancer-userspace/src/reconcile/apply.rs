@@ -3,29 +3,31 @@
 //! For every Service port: its new backends are written, then its new slots, then the Service switches
 //! to them by one store, then its frontend leads to it, and only then is what nothing refers to taken
 //! away. A program that runs meanwhile sees the old set or the new one.
+//!
+//! **Invariant:** after every call, failed or not, what is kept here is what the kernel holds. A port that
+//! is not as it was asked for is not `settled`, and its Service is tried again by the next sweep.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Instant,
+    mem,
+    time::{Duration, Instant},
 };
 
 use balancer_common::{
-    abi::{Backend, BackendState, FrontendKey, SERVICE_UNIFORM, Service, ServiceMeta, SlotRange},
+    abi::{Algorithm, FrontendKey, Service, ServiceMeta, SlotRange},
     addr::PortBe,
 };
 
 use super::{
-    diff::{self, BackendChanges, Change, PortChanges},
-    ids::{IdPool, QUARANTINE},
+    diff::{self, Change},
+    ids::IdPool,
     kernel::KernelTables,
-    layout::{self, Member},
+    lingering::{Lingering, Place},
     runs::Runs,
 };
 use crate::{
-    datapath::{DatapathError, backend_meta, to_text},
-    model::{Condition, DesiredBackend, DesiredPort, Frontend, ObjectName, PortKey},
+    datapath::{DatapathError, from_text, to_text},
+    model::{DesiredBackend, DesiredPort, Frontend, ObjectName, PortKey},
 };
 
 /// A Service port as it is in the kernel.
@@ -33,24 +35,42 @@ use crate::{
 pub struct Applied {
     /// Service id.
     pub id: u32,
-    /// What was asked for.
-    pub desired: DesiredPort,
-    /// Backend ids, by address and port.
-    pub(super) members: BTreeMap<(IpAddr, u16), u32>,
+    pub(super) frontend: Frontend,
+    pub(super) algorithm: Algorithm,
+    pub(super) affinity: Option<Duration>,
+    /// The problem that stands beside its names; `None` if these are not written.
+    pub(super) problem: Option<String>,
+    pub(super) members: BTreeMap<Place, Held>,
     pub(super) slots: SlotRange,
     pub(super) revision: u32,
-    /// Set when the slots in the kernel are not those of `members`: an agent was interrupted, or there
-    /// was no room.
-    pub(super) stale: bool,
+    /// Whether all of it is as it was asked for.
+    pub(super) settled: bool,
 }
 
-/// A backend that is gone from its Service while sockets may still be open to it.
+/// A backend that has its id.
 #[derive(Clone, Debug)]
-pub(super) struct Lingering {
-    pub(super) service: u32,
-    pub(super) addr: (IpAddr, u16),
-    pub(super) pod: Option<Arc<str>>,
-    pub(super) since: Instant,
+pub(super) struct Held {
+    pub(super) id: u32,
+    pub(super) backend: DesiredBackend,
+}
+
+/// What became of a port.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    change: Change,
+    lacks: Vec<String>,
+}
+
+impl Outcome {
+    /// Something was written.
+    pub(super) const fn changed(&mut self) {
+        self.change = Change::Changed;
+    }
+
+    /// Something found no room.
+    pub(super) fn lacks(&mut self, what: String) {
+        self.lacks.push(what);
+    }
 }
 
 /// Owns the tables: all that is written to them by the agent is written here.
@@ -59,14 +79,20 @@ pub struct Reconciler<K> {
     pub(super) kernel: K,
     pub(super) ports: HashMap<PortKey, Applied>,
     pub(super) by_service: HashMap<ObjectName, BTreeSet<PortKey>>,
-    pub(super) lingering: HashMap<u32, Lingering>,
+    /// FRONTENDS, as it is.
+    pub(super) leads: HashMap<FrontendKey, u32>,
+    pub(super) lingering: Lingering,
     /// Ports that are gone, whose ids still have lingering backends.
     pub(super) retired: HashMap<PortKey, u32>,
     pub(super) services: IdPool,
     pub(super) backends: IdPool,
     pub(super) runs: Runs,
-    /// Whether something could not be written for want of room; tried again when room is made.
+    /// Services that could not have all that they ask for, for want of room.
     pub(super) starved: BTreeSet<ObjectName>,
+    /// Services for which the kernel refused something.
+    pub(super) refused: BTreeSet<ObjectName>,
+    /// Whether a frontend was removed since the last sweep.
+    pub(super) frontend_freed: bool,
 }
 
 impl<K: KernelTables> Reconciler<K> {
@@ -95,14 +121,26 @@ impl<K: KernelTables> Reconciler<K> {
         (self.services.used(), self.backends.used(), self.runs.used())
     }
 
+    /// Whether applying `desired` would take a port or a backend away from Service `name`.
+    pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
+        self.by_service.get(name).into_iter().flatten().any(|key| {
+            let Some(applied) = self.ports.get(key) else { return false };
+            let held = applied.members.values().map(|held| &held.backend);
+            desired
+                .iter()
+                .find(|port| port.key == *key)
+                .is_none_or(|port| !diff::diff(held, &port.backends).removed.is_empty())
+        })
+    }
+
     /// Makes the kernel hold `desired`, all the ports of Service `name`; an empty list removes it.
     ///
     /// Returns how many ports changed. Nothing is written for a port that is as it should be. Where a map
     /// is full, what fits is served, and the port's problem names the map and the flag.
     ///
     /// # Errors
-    /// Only if the kernel refuses a write for another reason; the Service is then tried again with its
-    /// next change.
+    /// Only if the kernel refuses a write for another reason: the first such. The Service is then among
+    /// those that the next [`Reconciler::sweep`] returns.
     pub fn apply(
         &mut self,
         name: &ObjectName,
@@ -110,342 +148,236 @@ impl<K: KernelTables> Reconciler<K> {
         now: Instant,
     ) -> Result<usize, DatapathError> {
         self.starved.remove(name);
-        let wanted: BTreeSet<PortKey> = desired.iter().map(|port| port.key.clone()).collect();
-        let known = self.by_service.get(name).cloned().unwrap_or_default();
+        self.refused.remove(name);
+        let mut gone = self.by_service.get(name).cloned().unwrap_or_default();
         let mut changed = 0;
-        // What goes, goes first: its frontends may be wanted by another port.
-        for key in known.difference(&wanted) {
-            self.remove_port(key, now)?;
-            changed += 1;
+        let mut failed = None;
+        let mut count = |result: Result<Change, DatapathError>| match result {
+            Ok(Change::Same) => {}
+            Ok(Change::Changed) => changed += 1,
+            Err(error) => failed = failed.take().or(Some(error)),
+        };
+        for port in &desired {
+            gone.remove(&port.key);
+            count(self.apply_port(port, now));
         }
-        for port in desired {
-            changed += usize::from(self.apply_port(port, now)? == Change::Changed);
+        // What goes, goes last: a port that has got another name is served throughout.
+        for key in gone {
+            count(self.remove_port(&key, now).map(|()| Change::Changed));
         }
-        Ok(changed)
+        match failed {
+            None => Ok(changed),
+            Some(error) => {
+                self.refused.insert(name.clone());
+                Err(error)
+            }
+        }
     }
 
-    /// Whether applying `desired` would take a port or a backend away from Service `name`.
-    pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
-        self.by_service.get(name).into_iter().flatten().any(|key| {
-            let Some(applied) = self.ports.get(key) else { return false };
-            desired
-                .iter()
-                .find(|port| port.key == *key)
-                .is_none_or(|port| !diff::diff(&applied.desired, port).backends.removed.is_empty())
-        })
-    }
-
-    /// Frees what nothing refers to any more. Returns Services that found no room and should be applied
-    /// again, if room was made.
+    /// Frees what nothing refers to any more. Returns the Services that should be applied again: those
+    /// for which the kernel refused something and, if there is room that there was not, those that lack it.
+    ///
+    /// # Errors
+    /// What the kernel refuses; it is tried again by the next sweep.
     pub fn sweep(&mut self, now: Instant) -> Result<Vec<ObjectName>, DatapathError> {
-        let free: Vec<u32> = self
+        let over: Vec<u32> = self
             .lingering
             .iter()
             .filter(|(id, gone)| {
-                now.duration_since(gone.since) >= QUARANTINE && self.kernel.active(**id) == 0
+                now.duration_since(gone.since) >= super::ids::QUARANTINE && self.kernel.active(*id) == 0
             })
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
-        let mut made_room = !free.is_empty();
-        for id in free {
-            self.lingering.remove(&id);
-            self.kernel.remove_backend_meta(id)?;
-            let backend = self.kernel.backend(id);
-            self.kernel.set_backend(id, &Backend { state: BackendState::Free as u16, ..backend });
-            self.backends.give_back(id, now);
+        for id in over {
+            self.free_backend(id, now)?;
         }
-        let busy: BTreeSet<u32> = self.lingering.values().map(|gone| gone.service).collect();
-        let over: Vec<PortKey> =
-            self.retired.iter().filter(|(_, id)| !busy.contains(id)).map(|(key, _)| key.clone()).collect();
-        made_room |= !over.is_empty();
-        for key in over {
-            if let Some(id) = self.retired.remove(&key) {
-                self.kernel.remove_service_meta(id)?;
-                self.kernel.set_service(id, &Service::default());
-                self.services.give_back(id, now);
-            }
+        let over: Vec<(PortKey, u32)> = self
+            .retired
+            .iter()
+            .filter(|(_, id)| !self.lingering.has_any_of(**id))
+            .map(|(key, id)| (key.clone(), *id))
+            .collect();
+        for (key, id) in over {
+            self.kernel.remove_service_meta(id)?;
+            self.kernel.set_service(id, &Service::default());
+            self.retired.remove(&key);
+            self.services.give_back(id, now);
         }
-        Ok(if made_room { std::mem::take(&mut self.starved).into_iter().collect() } else { Vec::new() })
+        let mut again = mem::take(&mut self.refused);
+        let pools = [self.services.has_grown(now), self.backends.has_grown(now), self.runs.has_grown(now)];
+        if mem::take(&mut self.frontend_freed) || pools.contains(&true) {
+            again.append(&mut self.starved);
+        }
+        Ok(again.into_iter().collect())
     }
 
-    fn apply_port(&mut self, desired: DesiredPort, now: Instant) -> Result<Change, DatapathError> {
-        let (mut applied, changes) = match self.ports.remove(&desired.key) {
-            Some(applied) => {
-                let changes = diff::diff(&applied.desired, &desired);
-                if changes.is_empty() && !applied.stale {
-                    self.ports.insert(desired.key.clone(), applied);
-                    return Ok(Change::Same);
-                }
-                (applied, changes)
+    fn apply_port(&mut self, desired: &DesiredPort, now: Instant) -> Result<Change, DatapathError> {
+        let mut applied = match self.ports.remove(&desired.key) {
+            Some(applied) if self.is_as_desired(&applied, desired) => {
+                self.ports.insert(desired.key.clone(), applied);
+                return Ok(Change::Same);
             }
-            None => match self.create(&desired, now)? {
+            Some(applied) => applied,
+            None => match self.create(desired, now) {
                 Some(new) => new,
-                None => return Ok(Change::Changed),
+                None => return Ok(Change::Same),
             },
         };
-        let key = desired.key.clone();
-        let result = self.write_port(&mut applied, desired, &changes, now);
-        self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
-        // Whatever was refused, what is in the kernel is known, and completed with the next change.
-        applied.stale |= result.is_err();
-        self.ports.insert(key, applied);
-        result.map(|()| Change::Changed)
+        let mut outcome = Outcome::default();
+        let result = self.write_port(&mut applied, desired, now, &mut outcome);
+        applied.settled = result.is_ok() && outcome.lacks.is_empty();
+        if !outcome.lacks.is_empty() {
+            self.starved.insert(desired.key.service.clone());
+        }
+        self.by_service.entry(desired.key.service.clone()).or_default().insert(desired.key.clone());
+        self.ports.insert(desired.key.clone(), applied);
+        result.map(|()| outcome.change)
     }
 
-    /// A port that is not in the kernel yet, and the changes that bring it there. `None`: no room.
-    fn create(
-        &mut self,
-        desired: &DesiredPort,
-        now: Instant,
-    ) -> Result<Option<(Applied, PortChanges)>, DatapathError> {
+    fn is_as_desired(&self, applied: &Applied, desired: &DesiredPort) -> bool {
+        applied.settled
+            && (applied.frontend, applied.algorithm, applied.affinity)
+                == (desired.frontend, desired.algorithm, desired.affinity)
+            && self.leads.get(&frontend_key(&desired.frontend)) == Some(&applied.id)
+            && applied.problem.as_deref().unwrap_or_default() == shown(desired.problem.as_deref())
+            && applied.members.values().map(|held| &held.backend).eq(&desired.backends)
+    }
+
+    /// A port that is not in the kernel yet. `None`: no room.
+    fn create(&mut self, desired: &DesiredPort, now: Instant) -> Option<Applied> {
         let id = match self.retired.remove(&desired.key) {
             Some(id) => id,
             None => {
                 let Some(id) = self.services.take(now) else {
                     let capacity = self.kernel.capacities().0;
-                    log::warn!(
-                        "{}: {}",
-                        desired.key,
-                        DatapathError::Full { map: "SERVICES", capacity, flag: "max-services" }
-                    );
+                    let full = DatapathError::Full { map: "SERVICES", capacity, flag: "max-services" };
+                    log::warn!("{}: {full}", desired.key);
                     self.starved.insert(desired.key.service.clone());
-                    return Ok(None);
+                    return None;
                 };
                 self.kernel.reset_service(id);
                 id
             }
         };
-        let empty = DesiredPort { backends: Vec::new(), problem: None, ..desired.clone() };
-        let applied = Applied {
+        Some(Applied {
             id,
-            desired: empty,
+            frontend: desired.frontend,
+            algorithm: desired.algorithm,
+            affinity: desired.affinity,
+            problem: None,
             members: BTreeMap::new(),
             slots: SlotRange::new(0, 0),
             revision: self.kernel.service(id).revision,
-            stale: false,
-        };
-        let added = BackendChanges { added: desired.backends.clone(), ..BackendChanges::default() };
-        let changes = PortChanges {
-            backends: added,
-            frontend: Change::Changed,
-            settings: Change::Changed,
-            problem: Change::Changed,
-        };
-        Ok(Some((applied, changes)))
+            settled: false,
+        })
     }
 
     fn write_port(
         &mut self,
         applied: &mut Applied,
-        mut desired: DesiredPort,
-        changes: &PortChanges,
+        desired: &DesiredPort,
         now: Instant,
+        outcome: &mut Outcome,
     ) -> Result<(), DatapathError> {
-        let old_frontend = applied.desired.frontend;
-        let asked = desired.problem.clone();
         // The names first: an agent that is interrupted here leaves something that the next one can read.
-        if changes.problem == Change::Changed {
-            self.kernel.set_service_meta(applied.id, &service_meta(&desired))?;
+        if applied.problem.is_none() {
+            self.write_names(applied, desired, desired.problem.as_deref(), outcome)?;
         }
-        let gone = self.write_backends(applied, &mut desired, &changes.backends, now)?;
-        let old_slots = self.write_slots(applied, &mut desired, changes, now);
-        let key = frontend_key(&desired.frontend);
-        if changes.frontend == Change::Changed {
-            match self.kernel.insert_frontend(&key, applied.id) {
-                Ok(()) => {}
-                Err(full @ DatapathError::Full { .. }) => {
-                    desired.problem = Some(full.to_string());
-                    self.starved.insert(desired.key.service.clone());
-                }
-                Err(error) => return Err(error),
+        if applied.frontend != desired.frontend {
+            // It leads here by its old address no more: that makes room, and the Service will not agree.
+            self.remove_frontend(&applied.frontend, applied.id)?;
+            applied.frontend = desired.frontend;
+        }
+        let gone = self.write_backends(applied, desired, now, outcome)?;
+        self.write_slots(applied, desired, now, outcome);
+        let led = self.lead(&desired.frontend, applied.id, outcome);
+        for held in &gone {
+            self.retire(applied.id, held, now);
+        }
+        led?;
+        let parts: Vec<&str> =
+            outcome.lacks.iter().map(String::as_str).chain(desired.problem.as_deref()).collect();
+        let problem = (!parts.is_empty()).then(|| parts.join("; "));
+        if applied.problem.as_deref() != Some(&*shown(problem.as_deref())) {
+            if !outcome.lacks.is_empty() {
+                log::warn!("{}: {}", desired.key, outcome.lacks.join("; "));
             }
-            if old_frontend != desired.frontend {
-                self.remove_frontend(&old_frontend, applied.id)?;
-            }
+            self.write_names(applied, desired, problem.as_deref(), outcome)?;
         }
-        for (id, backend) in gone {
-            self.retire_backend(applied.id, id, &backend, now);
-        }
-        if let Some(slots) = old_slots {
-            self.runs.give_back(slots, now);
-        }
-        if desired.problem != asked {
-            self.kernel.set_service_meta(applied.id, &service_meta(&desired))?;
-            log::warn!("{}: {}", desired.key, desired.problem.as_deref().unwrap_or_default());
-            // As asked, so that the next comparison is with what the user wants.
-            desired.problem = asked;
-        }
-        applied.desired = desired;
         Ok(())
     }
 
-    /// Writes new and changed backends. Returns those that are gone, which are still in the slots.
-    fn write_backends(
+    fn write_names(
         &mut self,
         applied: &mut Applied,
-        desired: &mut DesiredPort,
-        changes: &BackendChanges,
-        now: Instant,
-    ) -> Result<Vec<(u32, DesiredBackend)>, DatapathError> {
-        let gone: Vec<_> = changes
-            .removed
-            .iter()
-            .filter_map(|backend| {
-                Some((applied.members.remove(&(backend.addr, backend.port))?, backend.clone()))
-            })
-            .collect();
-        for backend in &changes.updated {
-            if let Some(&id) = applied.members.get(&(backend.addr, backend.port)) {
-                let generation = self.kernel.backend(id).generation;
-                self.kernel.set_backend(id, &entry(applied.id, backend, generation));
-                self.kernel.set_backend_meta(id, &names(backend))?;
-            }
-        }
-        let mut missing = 0;
-        let mut added: Vec<&DesiredBackend> = changes.added.iter().collect();
-        layout::number(desired.algorithm, desired.backends.len(), &mut added, |backend| {
-            (backend.addr, backend.port).into()
-        });
-        for backend in added {
-            let place = (backend.addr, backend.port);
-            let returned = self.lingering.iter().find(|(_, gone)| {
-                gone.service == applied.id && gone.addr == place && gone.pod == backend.pod
-            });
-            let id = match returned.map(|(id, _)| *id) {
-                Some(id) => {
-                    self.lingering.remove(&id);
-                    let generation = self.kernel.backend(id).generation;
-                    self.kernel.set_backend(id, &entry(applied.id, backend, generation));
-                    id
-                }
-                None => {
-                    let Some(id) = self.backends.take(now) else {
-                        missing += 1;
-                        desired.backends.retain(|kept| (kept.addr, kept.port) != place);
-                        continue;
-                    };
-                    self.kernel.reset_backend(id);
-                    let generation = self.kernel.backend(id).generation.wrapping_add(1).max(1);
-                    self.kernel.set_backend(id, &entry(applied.id, backend, generation));
-                    id
-                }
-            };
-            applied.members.insert(place, id);
-            self.kernel.set_backend_meta(id, &names(backend))?;
-        }
-        if missing > 0 {
-            let full = DatapathError::Full {
-                map: "BACKENDS",
-                capacity: self.kernel.capacities().1,
-                flag: "max-backends",
-            };
-            desired.problem = Some(format!("{missing} endpoints left out: {full}"));
-            self.starved.insert(desired.key.service.clone());
-        }
-        Ok(gone)
+        desired: &DesiredPort,
+        problem: Option<&str>,
+        outcome: &mut Outcome,
+    ) -> Result<(), DatapathError> {
+        let key = &desired.key;
+        let meta = ServiceMeta {
+            namespace: to_text(&key.service.namespace),
+            name: to_text(&key.service.name),
+            port_name: to_text(&key.port_name),
+            problem: to_text(problem.unwrap_or_default()),
+        };
+        self.kernel.set_service_meta(applied.id, &meta)?;
+        applied.problem = Some(from_text(&meta.problem));
+        outcome.changed();
+        Ok(())
     }
 
-    /// Lays the slots out anew where that is needed and switches the Service to them. Returns the old
-    /// slots, which nothing refers to any more.
-    fn write_slots(
-        &mut self,
-        applied: &mut Applied,
-        desired: &mut DesiredPort,
-        changes: &PortChanges,
-        now: Instant,
-    ) -> Option<SlotRange> {
-        let mut old_slots = None;
-        let members = members(applied, desired);
-        if changes.needs_layout() || applied.stale {
-            let slots = layout::layout(desired.algorithm, &members);
-            let range = self.runs.take(slots.len() as u32, now).unwrap_or_else(|| {
-                let full = DatapathError::Full {
-                    map: "SLOTS",
-                    capacity: self.kernel.capacities().2,
-                    flag: "max-slots",
-                };
-                desired.problem = Some(format!("passed through: {full}"));
-                self.starved.insert(desired.key.service.clone());
-                SlotRange::new(0, 0)
-            });
-            if !range.is_empty() {
-                self.kernel.set_slots(range.base(), &slots);
+    /// Makes a frontend lead to a Service, unless it does.
+    fn lead(&mut self, frontend: &Frontend, id: u32, outcome: &mut Outcome) -> Result<(), DatapathError> {
+        let key = frontend_key(frontend);
+        if self.leads.get(&key) == Some(&id) {
+            return Ok(());
+        }
+        match self.kernel.insert_frontend(&key, id) {
+            Ok(()) => {
+                self.leads.insert(key, id);
+                outcome.changed();
+                Ok(())
             }
-            old_slots = Some(std::mem::replace(&mut applied.slots, range));
-            applied.revision = applied.revision.wrapping_add(1);
-            applied.stale = range.len() as usize != slots.len();
+            Err(full @ DatapathError::Full { .. }) => {
+                outcome.lacks(format!("passed through: {full}"));
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        if changes.needs_layout() || old_slots.is_some() || changes.frontend == Change::Changed {
-            let uniform = members.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-            self.kernel.set_service(
-                applied.id,
-                &Service {
-                    slots: applied.slots,
-                    frontend: frontend_key(&desired.frontend),
-                    algorithm: desired.algorithm as u32,
-                    affinity_seconds: desired.affinity.map_or(0, |timeout| timeout.as_secs() as u32),
-                    flags: if uniform { SERVICE_UNIFORM } else { 0 },
-                    backends: members.len() as u32,
-                    revision: applied.revision,
-                },
-            );
+    }
+
+    /// Removes a frontend, unless it leads to another Service by now.
+    fn remove_frontend(&mut self, frontend: &Frontend, id: u32) -> Result<(), DatapathError> {
+        let key = frontend_key(frontend);
+        if self.leads.get(&key) == Some(&id) {
+            self.kernel.remove_frontend(&key)?;
+            self.leads.remove(&key);
+            self.frontend_freed = true;
         }
-        old_slots
+        Ok(())
     }
 
     fn remove_port(&mut self, key: &PortKey, now: Instant) -> Result<(), DatapathError> {
+        let Some(applied) = self.ports.get(key) else { return Ok(()) };
+        let (id, frontend) = (applied.id, applied.frontend);
+        self.remove_frontend(&frontend, id)?;
+        let service = self.kernel.service(id);
+        self.kernel.set_service(id, &Service { slots: SlotRange::new(0, 0), backends: 0, ..service });
         let Some(applied) = self.ports.remove(key) else { return Ok(()) };
+        for held in applied.members.values() {
+            self.retire(id, held, now);
+        }
+        self.runs.give_back(applied.slots, now);
+        self.retired.insert(key.clone(), id);
         if let Some(keys) = self.by_service.get_mut(&key.service) {
             keys.remove(key);
             if keys.is_empty() {
                 self.by_service.remove(&key.service);
             }
         }
-        self.remove_frontend(&applied.desired.frontend, applied.id)?;
-        let service = self.kernel.service(applied.id);
-        self.kernel.set_service(applied.id, &Service { slots: SlotRange::new(0, 0), backends: 0, ..service });
-        for backend in &applied.desired.backends {
-            if let Some(&id) = applied.members.get(&(backend.addr, backend.port)) {
-                self.retire_backend(applied.id, id, backend, now);
-            }
-        }
-        self.runs.give_back(applied.slots, now);
-        self.retired.insert(key.clone(), applied.id);
         Ok(())
     }
-
-    /// Removes a frontend, unless it leads to another Service by now.
-    fn remove_frontend(&mut self, frontend: &Frontend, id: u32) -> Result<(), DatapathError> {
-        let key = frontend_key(frontend);
-        if self.kernel.frontend(&key)? == Some(id) {
-            self.kernel.remove_frontend(&key)?;
-        }
-        Ok(())
-    }
-
-    fn retire_backend(&mut self, service: u32, id: u32, backend: &DesiredBackend, now: Instant) {
-        let entry = self.kernel.backend(id);
-        self.kernel.set_backend(id, &Backend { state: BackendState::Removed as u16, ..entry });
-        self.lingering.insert(
-            id,
-            Lingering { service, addr: (backend.addr, backend.port), pod: backend.pod.clone(), since: now },
-        );
-    }
-}
-
-/// The backends of a port that have an id, sorted by address and port.
-pub(super) fn members(applied: &Applied, desired: &DesiredPort) -> Vec<Member> {
-    desired
-        .backends
-        .iter()
-        .filter_map(|backend| {
-            Some(Member {
-                id: *applied.members.get(&(backend.addr, backend.port))?,
-                weight: backend.weight,
-                addr: SocketAddr::new(backend.addr, backend.port),
-            })
-        })
-        .collect()
 }
 
 /// The key of what is dialled.
@@ -453,31 +385,8 @@ pub(super) fn frontend_key(frontend: &Frontend) -> FrontendKey {
     FrontendKey::new(frontend.addr.into(), PortBe::from_host(frontend.port), frontend.protocol.number())
 }
 
-fn entry(service: u32, backend: &DesiredBackend, generation: u32) -> Backend {
-    let state = match backend.condition {
-        Condition::Ready => BackendState::Ready,
-        Condition::Terminating => BackendState::Terminating,
-    };
-    Backend {
-        addr: backend.addr.into(),
-        port: PortBe::from_host(backend.port),
-        state: state as u16,
-        service,
-        generation,
-        weight: backend.weight,
-    }
-}
-
-fn names(backend: &DesiredBackend) -> balancer_common::abi::BackendMeta {
-    let text = |name: &Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
-    backend_meta(&text(&backend.pod), &text(&backend.node), &text(&backend.zone))
-}
-
-fn service_meta(port: &DesiredPort) -> ServiceMeta {
-    ServiceMeta {
-        namespace: to_text(&port.key.service.namespace),
-        name: to_text(&port.key.service.name),
-        port_name: to_text(&port.key.port_name),
-        problem: to_text(port.problem.as_deref().unwrap_or_default()),
-    }
+/// As much of a problem as is kept beside the names of a Service.
+fn shown(problem: Option<&str>) -> String {
+    const KEPT: usize = size_of::<ServiceMeta>() - mem::offset_of!(ServiceMeta, problem);
+    from_text(&to_text::<KEPT>(problem.unwrap_or_default()))
 }

@@ -1,8 +1,8 @@
-//! What changed between two versions of a Service port.
+//! What changed between two sets of backends of a Service port.
 
 use std::cmp::Ordering;
 
-use crate::model::{DesiredBackend, DesiredPort};
+use crate::model::DesiredBackend;
 
 /// What to do with the backends of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,49 +11,18 @@ pub struct BackendChanges {
     pub added: Vec<DesiredBackend>,
     /// Ones that are gone.
     pub removed: Vec<DesiredBackend>,
-    /// The same backend with another weight, condition, node or zone.
+    /// The same backend with another weight, condition, name, node or zone.
     pub updated: Vec<DesiredBackend>,
 }
 
 /// Whether something changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Change {
     /// It did not.
+    #[default]
     Same,
     /// It did.
     Changed,
-}
-
-impl Change {
-    fn of<T: PartialEq>(old: &T, new: &T) -> Self {
-        if old == new { Self::Same } else { Self::Changed }
-    }
-}
-
-/// The difference between two versions of a port with one identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortChanges {
-    /// Its backends.
-    pub backends: BackendChanges,
-    /// What it is dialled by.
-    pub frontend: Change,
-    /// Its algorithm or affinity.
-    pub settings: Change,
-    /// What is reported about it.
-    pub problem: Change,
-}
-
-impl PortChanges {
-    /// Whether the slots must be laid out anew: membership, weights or the algorithm changed.
-    pub fn needs_layout(&self) -> bool {
-        let BackendChanges { added, removed, updated } = &self.backends;
-        !(added.is_empty() && removed.is_empty() && updated.is_empty()) || self.settings == Change::Changed
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        !self.needs_layout() && self.frontend == Change::Same && self.problem == Change::Same
-    }
 }
 
 /// Whether two entries are one backend: the same address and port, and not known to be different pods.
@@ -64,19 +33,10 @@ fn same_backend(old: &DesiredBackend, new: &DesiredBackend) -> bool {
         && (old.pod == new.pod || old.pod.is_none() || new.pod.is_none())
 }
 
-/// Compares two versions of a port; both lists of backends are sorted by address and port.
-pub fn diff(old: &DesiredPort, new: &DesiredPort) -> PortChanges {
-    PortChanges {
-        backends: diff_backends(&old.backends, &new.backends),
-        frontend: Change::of(&old.frontend, &new.frontend),
-        settings: Change::of(&(old.algorithm, old.affinity), &(new.algorithm, new.affinity)),
-        problem: Change::of(&old.problem, &new.problem),
-    }
-}
-
-fn diff_backends(old: &[DesiredBackend], new: &[DesiredBackend]) -> BackendChanges {
+/// Compares two versions, both sorted by address and port.
+pub fn diff<'a>(old: impl Iterator<Item = &'a DesiredBackend>, new: &[DesiredBackend]) -> BackendChanges {
     let mut changes = BackendChanges::default();
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    let (mut old, mut new) = (old.peekable(), new.iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return changes,
@@ -121,7 +81,7 @@ mod tests {
     }
 
     fn check(old: &[DesiredBackend], new: &[DesiredBackend], added: &[u8], removed: &[u8], updated: &[u8]) {
-        let changes = diff_backends(old, new);
+        let changes = diff(old.iter(), new);
         let last = |list: &[DesiredBackend]| -> Vec<u8> {
             list.iter()
                 .map(|backend| match backend.addr {

@@ -3,15 +3,19 @@
 //! - [`diff`]: what changed between two versions of a Service port; pure;
 //! - [`layout`]: how its backends become slots; pure;
 //! - [`runs`] and [`ids`]: who owns which part of the maps;
-//! - [`apply`]: the writes, in the one order that no connect can notice.
+//! - [`apply`]: the writes, in the one order that no connect can notice;
+//! - [`recover`]: what an earlier agent left.
 
 pub mod apply;
+mod backends;
 pub mod diff;
 pub mod ids;
 pub mod kernel;
 pub mod layout;
+mod lingering;
 pub mod recover;
 pub mod runs;
+mod slots;
 
 pub use apply::{Applied, Reconciler};
 pub use kernel::KernelTables;

@@ -1,4 +1,8 @@
 //! What an earlier agent left: read from the maps, so that a restart changes nothing that is right.
+//!
+//! That agent may have been killed between any two writes, so whatever contradicts itself is told apart
+//! by what programs go by: the slots of a Service that agrees with its names. A backend that they name is
+//! a member; every other one lingers, whether it was never switched to or just switched away from.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -9,19 +13,25 @@ use std::{
 
 use balancer_common::abi::{
     Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, Service, ServiceMeta,
+    SlotRange,
 };
 
 use super::{
-    apply::{Applied, Lingering, Reconciler, members},
+    apply::{Applied, Held, Reconciler, frontend_key},
     ids::IdPool,
     kernel::KernelTables,
     layout::layout,
+    lingering::{Gone, Lingering},
     runs::Runs,
+    slots::{members, service_entry},
 };
 use crate::{
     datapath::{DatapathError, backend_names, from_text},
-    model::{Condition, DesiredBackend, DesiredPort, Family, Frontend, ObjectName, PortKey, Protocol},
+    model::{Condition, DesiredBackend, Family, Frontend, ObjectName, PortKey, Protocol},
 };
+
+/// Stands for the Service of backends whose Service is not known: no id of any.
+const NO_SERVICE: u32 = u32::MAX;
 
 impl<K: KernelTables> Reconciler<K> {
     /// Takes over what the tables hold. Writes nothing, but for entries that no agent could have
@@ -31,103 +41,129 @@ impl<K: KernelTables> Reconciler<K> {
     /// Whatever the kernel refuses.
     pub fn recover(kernel: K, now: Instant) -> Result<Self, DatapathError> {
         let (max_services, max_backends, max_slots) = kernel.capacities();
+        let leads: HashMap<_, _> = kernel.frontends()?.into_iter().collect();
+        let mut owned: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut backends = HashSet::new();
+        for id in FIRST_BACKEND..max_backends {
+            let backend = kernel.backend(id);
+            if BackendState::from_u16(backend.state) != BackendState::Free {
+                owned.entry(backend.service).or_default().push(id);
+                backends.insert(id);
+            } else if kernel.active(id) > 0 {
+                // Nobody frees such a one; whose sockets they are cannot be told.
+                owned.entry(NO_SERVICE).or_default().push(id);
+                backends.insert(id);
+            }
+        }
+        let mut named = Vec::new();
+        let mut nameless = Vec::new();
+        for (id, meta) in kernel.service_metas()? {
+            let in_range = (FIRST_SERVICE..max_services).contains(&id);
+            match port(&kernel.service(id), &meta).filter(|_| in_range) {
+                Some((key, applied)) => named.push((key, Applied { id, ..applied })),
+                None => nameless.push(id),
+            }
+        }
+        // Of two that claim one name, that which is dialled.
+        named.sort_by_key(|(_, port)| (leads.get(&frontend_key(&port.frontend)) != Some(&port.id), port.id));
         let mut reconciler = Self {
             kernel,
             ports: HashMap::new(),
             by_service: HashMap::new(),
-            lingering: HashMap::new(),
+            leads,
+            lingering: Lingering::default(),
             retired: HashMap::new(),
             services: IdPool::new(0..0, &HashSet::new()),
-            backends: IdPool::new(0..0, &HashSet::new()),
+            backends: IdPool::new(FIRST_BACKEND..max_backends, &backends),
             runs: Runs::new(FIRST_SLOT, max_slots),
             starved: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            frontend_freed: false,
         };
-        let mut owned: HashMap<u32, Vec<(u32, Backend)>> = HashMap::new();
-        for id in FIRST_BACKEND..max_backends {
-            let backend = reconciler.kernel.backend(id);
-            if BackendState::from_u16(backend.state) != BackendState::Free {
-                owned.entry(backend.service).or_default().push((id, backend));
-            }
-        }
-        let mut services = HashSet::new();
-        let mut backends = HashSet::new();
-        for (id, meta) in reconciler.kernel.service_metas()? {
-            let service = reconciler.kernel.service(id);
-            let Some(port) = port(&service, &meta).filter(|_| id < max_services) else {
-                reconciler.kernel.remove_service_meta(id)?;
+        let mut services = HashMap::new();
+        for (key, applied) in named {
+            if reconciler.ports.contains_key(&key) || reconciler.retired.contains_key(&key) {
+                nameless.push(applied.id);
                 continue;
+            }
+            services.insert(applied.id, frontend_key(&applied.frontend));
+            let owned = owned.remove(&applied.id).unwrap_or_default();
+            reconciler.recover_port(key, applied, owned, now)?;
+        }
+        reconciler.services = IdPool::new(FIRST_SERVICE..max_services, &services.keys().copied().collect());
+        for (key, id) in reconciler.leads.clone() {
+            let agrees = match services.get(&id) {
+                Some(frontend) => *frontend == key,
+                // The probes' own.
+                None => id < FIRST_SERVICE && reconciler.kernel.service(id).frontend == key,
             };
-            services.insert(id);
-            let owned = owned.remove(&id).unwrap_or_default();
-            backends.extend(owned.iter().map(|(id, _)| *id));
-            reconciler.recover_port(id, &service, port, owned, now)?;
-        }
-        // Backends of Services that nobody can name.
-        for (id, backend) in owned.into_values().flatten() {
-            let active = reconciler.kernel.active(id);
-            reconciler.kernel.set_backend(id, &Backend { state: BackendState::Free as u16, ..backend });
-            reconciler.kernel.remove_backend_meta(id)?;
-            log::warn!("backend {id} belongs to no Service; freed, with {active} sockets open to it");
-        }
-        // Frontends that lead nowhere: their connects are passed through anyway.
-        for (key, id) in reconciler.kernel.frontends()? {
-            if id >= FIRST_SERVICE && !services.contains(&id) {
+            if !agrees {
                 reconciler.kernel.remove_frontend(&key)?;
+                reconciler.leads.remove(&key);
             }
         }
-        reconciler.services = IdPool::new(FIRST_SERVICE..max_services, &services);
-        reconciler.backends = IdPool::new(FIRST_BACKEND..max_backends, &backends);
+        for id in owned.into_values().flatten() {
+            reconciler.disown(id, NO_SERVICE, now)?;
+        }
+        for id in nameless {
+            reconciler.kernel.remove_service_meta(id)?;
+        }
         Ok(reconciler)
     }
 
+    /// Takes over one port, with the backends that say that they are its own.
     fn recover_port(
         &mut self,
-        id: u32,
-        service: &Service,
-        mut desired: DesiredPort,
-        owned: Vec<(u32, Backend)>,
+        key: PortKey,
+        mut applied: Applied,
+        owned: Vec<u32>,
         now: Instant,
     ) -> Result<(), DatapathError> {
-        let key = desired.key.clone();
-        let mut members_by_place = BTreeMap::new();
-        let mut duplicate = false;
-        for (backend_id, backend) in owned {
-            let entry = self.desired_backend(backend_id, &backend)?;
-            let place = (entry.addr, entry.port);
-            let usable = BackendState::from_u16(backend.state).is_usable();
-            if usable && members_by_place.insert(place, backend_id).is_none() {
-                desired.backends.push(entry);
+        let id = applied.id;
+        let led_to = self.leads.get(&frontend_key(&applied.frontend)) == Some(&id);
+        let reserved = self.runs.reserve(applied.slots);
+        if !reserved || applied.slots.is_empty() {
+            applied.slots = SlotRange::new(0, 0);
+        }
+        let in_slots: HashSet<u32> = (applied.slots.base()..)
+            .take(applied.slots.len() as usize)
+            .map(|index| self.kernel.slot(index).backend)
+            .collect();
+        for backend_id in owned {
+            let entry = self.kernel.backend(backend_id);
+            let usable = BackendState::from_u16(entry.state).is_usable() && in_slots.contains(&backend_id);
+            let backend = self.desired_backend(backend_id, &entry)?;
+            let place = (backend.addr, backend.port);
+            if usable && !applied.members.contains_key(&place) {
+                applied.members.insert(place, Held { id: backend_id, backend });
             } else {
-                duplicate |= usable;
-                self.lingering
-                    .insert(backend_id, Lingering { service: id, addr: place, pod: entry.pod, since: now });
+                self.disown(backend_id, id, now)?;
             }
         }
-        desired.backends.sort_by_key(|backend| (backend.addr, backend.port));
-        let led_to = self.kernel.frontend(&service.frontend)? == Some(id);
-        if !led_to && desired.backends.is_empty() {
+        if !led_to && applied.members.is_empty() {
+            self.runs.give_back(applied.slots, now);
             self.retired.insert(key, id);
             return Ok(());
         }
-        let reserved = self.runs.reserve(service.slots);
-        let mut applied = Applied {
-            id,
-            desired,
-            members: members_by_place,
-            slots: if reserved { service.slots } else { balancer_common::abi::SlotRange::new(0, 0) },
-            revision: service.revision,
-            stale: true,
-        };
-        let expected = layout(applied.desired.algorithm, &members(&applied, &applied.desired));
-        let same_slots =
-            (service.slots.base()..).zip(&expected).all(|(index, slot)| self.kernel.slot(index) == *slot);
-        applied.stale = duplicate
-            || !reserved
-            || !led_to
-            || expected.len() != service.slots.len() as usize
-            || !same_slots;
+        let members = members(&applied);
+        applied.settled = reserved
+            && led_to
+            && self.kernel.service(id) == service_entry(&applied, &members)
+            && self.holds(applied.slots, &layout(applied.algorithm, &members));
         self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
         self.ports.insert(key, applied);
+        Ok(())
+    }
+
+    /// Lets a backend linger that is in nobody's slots, whatever its entry says.
+    fn disown(&mut self, id: u32, service: u32, now: Instant) -> Result<(), DatapathError> {
+        let entry = self.kernel.backend(id);
+        let gone = Backend { state: BackendState::Removed as u16, service, ..entry };
+        if gone != entry {
+            self.kernel.set_backend(id, &gone);
+        }
+        let DesiredBackend { addr, port, pod, .. } = self.desired_backend(id, &entry)?;
+        self.lingering.insert(id, Gone { service, place: (addr, port), pod, since: now });
         Ok(())
     }
 
@@ -151,23 +187,27 @@ impl<K: KernelTables> Reconciler<K> {
 
 /// The port that a Service entry and its names describe, without backends; `None` if it was never
 /// completed.
-fn port(service: &Service, meta: &ServiceMeta) -> Option<DesiredPort> {
+fn port(service: &Service, meta: &ServiceMeta) -> Option<(PortKey, Applied)> {
     let protocol = Protocol::from_number(service.frontend.protocol)?;
     let addr = IpAddr::from(service.frontend.addr);
     let text = |bytes: &[u8]| -> Arc<str> { from_text(bytes).into() };
-    let problem = from_text(&meta.problem);
-    Some(DesiredPort {
-        key: PortKey {
-            service: ObjectName { namespace: text(&meta.namespace), name: text(&meta.name) },
-            port_name: text(&meta.port_name),
-            protocol,
-            family: Family::of(addr),
-        },
+    let key = PortKey {
+        service: ObjectName { namespace: text(&meta.namespace), name: text(&meta.name) },
+        port_name: text(&meta.port_name),
+        protocol,
+        family: Family::of(addr),
+    };
+    let applied = Applied {
+        id: NO_SERVICE,
         frontend: Frontend { addr, port: service.frontend.port.to_host(), protocol },
         algorithm: Algorithm::from_u32(service.algorithm)?,
         affinity: (service.affinity_seconds > 0)
             .then(|| Duration::from_secs(u64::from(service.affinity_seconds))),
-        backends: Vec::new(),
-        problem: (!problem.is_empty()).then_some(problem),
-    })
+        problem: Some(from_text(&meta.problem)),
+        members: BTreeMap::new(),
+        slots: service.slots,
+        revision: service.revision,
+        settled: false,
+    };
+    Some((key, applied))
 }

@@ -19,12 +19,14 @@ pub struct Runs {
     free: Vec<BTreeSet<u32>>,
     resting: VecDeque<(Instant, SlotRange)>,
     used: u64,
+    grown: bool,
 }
 
 impl Runs {
     /// All slots from `first` to `capacity`.
     pub fn new(first: u32, capacity: u32) -> Self {
-        let mut runs = Self { free: vec![BTreeSet::new(); 32], resting: VecDeque::new(), used: 0 };
+        let mut runs =
+            Self { free: vec![BTreeSet::new(); 32], resting: VecDeque::new(), used: 0, grown: false };
         let mut at = u64::from(first);
         while at < u64::from(capacity) {
             // The largest block that is aligned here and fits.
@@ -43,11 +45,7 @@ impl Runs {
         if len == 0 {
             return Some(SlotRange::new(0, 0));
         }
-        while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
-            if let Some((_, range)) = self.resting.pop_front() {
-                self.join(range);
-            }
-        }
+        self.wake(now);
         let order = order_of(len)?;
         let found = (order..32).find(|&order| !self.free[order as usize].is_empty())?;
         let base = self.free[found as usize].pop_first()?;
@@ -64,6 +62,10 @@ impl Runs {
             return range.is_empty();
         };
         let base = range.base();
+        if !base.is_multiple_of(1 << wanted) {
+            // No run of ours: it would reach beyond the block that it begins in.
+            return false;
+        }
         for order in wanted..32 {
             let block = base & !((1_u32 << order) - 1);
             if !self.free[order as usize].remove(&block) {
@@ -89,6 +91,45 @@ impl Runs {
         if let Some(order) = (!range.is_empty()).then(|| order_of(range.len())).flatten() {
             self.used -= 1 << order;
             self.resting.push_back((now, range));
+        }
+    }
+
+    /// Keeps the first `len` slots of a run, which is not longer, and gives back what of it they do not
+    /// need.
+    pub fn shrink(&mut self, range: SlotRange, len: u32, now: Instant) {
+        if len == 0 {
+            return self.give_back(range, now);
+        }
+        let (Some(old), Some(new)) = (order_of(range.len()), order_of(len)) else { return };
+        for order in new..old {
+            self.give_back(SlotRange::new(range.base() + (1 << order), 1 << order), now);
+        }
+    }
+
+    /// How many slots a run may grow to where it is.
+    pub fn room(range: SlotRange) -> u32 {
+        if range.is_empty() { 0 } else { order_of(range.len()).map_or(0, |order| 1 << order) }
+    }
+
+    /// The longest run that may be taken.
+    pub fn longest(&mut self, now: Instant) -> u32 {
+        self.wake(now);
+        self.free.iter().rposition(|blocks| !blocks.is_empty()).map_or(0, |order| 1 << order)
+    }
+
+    /// Whether slots have finished their rest since this was last asked, so that there is room where there
+    /// may have been none.
+    pub fn has_grown(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        std::mem::take(&mut self.grown)
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while self.resting.front().is_some_and(|(since, _)| now.duration_since(*since) >= QUARANTINE) {
+            if let Some((_, range)) = self.resting.pop_front() {
+                self.join(range);
+                self.grown = true;
+            }
         }
     }
 

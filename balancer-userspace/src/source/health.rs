@@ -222,6 +222,11 @@ impl SourceHealth {
         lock(&self.problems).by_place.values().flatten().any(|problem| problem.loss == Loss::Unknown)
     }
 
+    /// Failed requests, broken watches and failed scans of all resources.
+    pub fn errors(&self) -> u64 {
+        self.own().map(|resource| self.of(resource).errors.load(Relaxed)).sum()
+    }
+
     /// Everything, for display.
     pub fn snapshot(&self) -> HealthSnapshot {
         let resources = self.own().map(|resource| self.resource(resource)).collect();

@@ -161,7 +161,7 @@ fn run(to: &[SocketAddrV4], count: usize, kind: SocketType, pause: Pause) -> Res
 fn confine(index: usize) -> Result<()> {
     let may = sched_getaffinity(None)?;
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| may.is_set(cpu));
-    let last = cpus.clone().last();
+    let last = cpus.clone().next_back();
     let cpu = cpus.nth(index).or(last).context("no CPU to run on")?;
     let mut one = CpuSet::new();
     one.set(cpu);

@@ -2,9 +2,15 @@
 //!
 //! Every test has namespaces, a cgroup and pins of its own, and nothing leaves them.
 
+mod foreign;
 mod set;
 mod tables;
 
+mod change;
+mod detach;
 mod lease;
+mod partial;
 mod restart;
+mod second;
+mod start;
 mod storm;

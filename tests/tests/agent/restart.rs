@@ -1,17 +1,13 @@
 //! The agent ends and comes back, in every way there is, while connects run: nobody notices.
 
-use std::{
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use aya::programs::{
     links::{FdLink, PinnedLink},
     loaded_programs,
 };
 use balancer_tests::peer::protocol::Close;
-use balancer_userspace::datapath::{Pins, attachments};
+use balancer_userspace::datapath::{Pins, Sizes, attachments, detached_since, install};
 
 use crate::{
     set::{Set, vip4, wait_for, without_end},
@@ -97,6 +93,34 @@ fn an_upgrade_puts_other_programs_behind_the_same_links() {
     let report = running.stop().unwrap();
     assert_eq!(report.failed(), 0, "{report:?}");
     assert_eq!(Tables::read(set.pins()).total(|stats| stats.opened), report.attempts);
+}
+
+/// An agent may be told of another cgroup, and a cgroup may be removed and made anew.
+#[test]
+fn another_cgroup_than_before_is_attached_to() {
+    let set = Set::new(1);
+    let agent = set.agent();
+    drop(agent);
+    let (pins, home) = (Pins::new(set.pins()), set.node.cgroup().to_owned());
+    let elsewhere = home.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let id = |cgroup: &Path| fs::metadata(cgroup).unwrap().ino();
+    let attached = || attachments(&pins).into_iter().map(|(_, cgroup)| cgroup).collect::<Vec<_>>();
+    let sizes = Sizes { services: 16_384, backends: 65_536, slots: 262_144, clients: 65_536 };
+
+    for cgroup in [&home, &elsewhere] {
+        install(&pins, cgroup, &sizes, 0).unwrap();
+        assert_eq!(attached(), vec![Some(id(cgroup)); 10]);
+    }
+    let was = id(&elsewhere);
+    assert_eq!(detached_since(&pins, was), None);
+    fs::remove_dir(&elsewhere).unwrap();
+    let lost =
+        || detached_since(&pins, was).is_some_and(|what| what.contains("cgroup is gone: sock_release"));
+    wait_for("the links have lost their cgroup", lost);
+    assert_eq!(install(&pins, &home, &sizes, 0).unwrap().replaced, 10);
+    assert_eq!(attached(), vec![Some(id(&home)); 10]);
+    assert_eq!(fs::read_dir(pins.link("tcp").parent().unwrap()).unwrap().count(), 10, "nothing is left over");
 }
 
 /// What is behind a pinned link.

@@ -191,15 +191,17 @@ impl Tables {
         self.backends.values().flatten().map(|row| count(&row.stats)).sum()
     }
 
-    /// Why this is not exactly what `expected` asks for, with nothing left over from earlier.
+    /// Why this is not what `expected` asks for.
     fn difference(&self, expected: &BTreeSet<Expected>) -> Option<String> {
         if !self.contradictions.is_empty() {
             return Some(format!("the tables contradict themselves: {:#?}", self.contradictions));
         }
         let serves = self.serves();
-        if serves != *expected {
-            return Some(format!("served: {serves:#?}, but not: {expected:#?}"));
-        }
+        (serves != *expected).then(|| format!("served: {serves:#?}, but not: {expected:#?}"))
+    }
+
+    /// What is left over from earlier.
+    fn leftover(&self) -> Option<String> {
         let left: Vec<_> =
             self.services.iter().filter(|(id, _)| !self.served.values().any(|of| of == *id)).collect();
         if !left.is_empty() {
@@ -211,15 +213,27 @@ impl Tables {
     }
 }
 
+/// Waits until the tables hold what is expected; of what was before, ids may still be at rest.
+#[track_caller]
+pub fn reach(pins: &Path, expected: impl IntoIterator<Item = Expected>) -> Tables {
+    let expected: BTreeSet<_> = expected.into_iter().collect();
+    wait_until(pins, |tables| tables.difference(&expected))
+}
+
 /// Waits until the tables hold exactly what is expected, and nothing of what was before.
 #[track_caller]
 pub fn settle(pins: &Path, expected: impl IntoIterator<Item = Expected>) -> Tables {
     let expected: BTreeSet<_> = expected.into_iter().collect();
+    wait_until(pins, |tables| tables.difference(&expected).or_else(|| tables.leftover()))
+}
+
+#[track_caller]
+fn wait_until(pins: &Path, difference: impl Fn(&Tables) -> Option<String>) -> Tables {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let tables = Tables::read(pins);
-        let Some(difference) = tables.difference(&expected) else { return tables };
+        let Some(difference) = difference(&tables) else { return tables };
         assert!(Instant::now() < deadline, "{difference}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

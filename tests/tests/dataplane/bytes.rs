@@ -8,10 +8,12 @@ use balancer_tests::{
     agent::Agent,
     peer::{
         Server, Socket,
-        protocol::{Close, Setting},
+        protocol::{Close, Kind, Setting},
     },
     topology::Pod,
 };
+
+use rustix::io::Errno;
 
 use crate::{Counts, World, eventually, expect, vip};
 
@@ -75,7 +77,7 @@ const fn case(name: &'static str, script: fn(&mut Line<'_>), bytes: (u64, u64)) 
 
 /// Time for a segment to cross two links.
 fn moment() {
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(100));
 }
 
 const CASES: &[Case] = &[
@@ -340,4 +342,34 @@ fn payload_is_exact_for_every_way_to_end_v4() {
 #[test]
 fn payload_is_exact_for_every_way_to_end_v6() {
     run_all(&mut World::web(1), vip(1).v6);
+}
+
+#[test]
+fn a_segment_that_is_sent_again_is_counted() {
+    let world = World::web(1);
+    let agent = world.agent();
+    let client = world.client();
+    client.ask(vip(1).v4).unwrap();
+    let stats = expect(&agent, vip(1).v4, Counts::done(1));
+    assert_eq!(stats.backends[0].retransmits, 0);
+
+    // The first SYN is lost, the second one, a second later, is answered.
+    world.pods[0].unplug().unwrap();
+    let socket = client.socket(Kind::Tcp4).unwrap();
+    socket.set(Setting::Nonblocking).unwrap();
+    assert_eq!(socket.connect(vip(1).v4).unwrap_err().errno(), Some(Errno::INPROGRESS));
+    world.pods[0].plug().unwrap();
+    socket.finish(Duration::from_secs(10)).unwrap();
+    socket.close(Close::Graceful).unwrap();
+    expect(&agent, vip(1).v4, Counts::done(2));
+    eventually("one retransmit", || agent.stats_of(vip(1).v4).unwrap().backends[0].retransmits == 1);
+    let stats = agent.json(["stats", "web"]).unwrap();
+    let handshake = stats["items"].as_array().unwrap().iter().find_map(|item| {
+        (item["protocol"] == "TCP" && item["family"] == "IPv4").then(|| &item["backends"][0]["handshake"])
+    });
+    let handshake = handshake.unwrap();
+    let slowest = handshake["buckets"].as_array().unwrap().last().unwrap();
+    // Between 1 s and 2.1 s: the bound of its bucket is 2^30 or 2^31 nanoseconds.
+    let bound = slowest["atMostSeconds"].as_f64().unwrap();
+    assert!((1.07..2.15).contains(&bound) && slowest["count"] == 1, "{handshake:#}");
 }

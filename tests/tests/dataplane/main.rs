@@ -3,7 +3,16 @@
 //! Every test has a node, a cgroup and pins of its own. What is asserted comes from `balancer stats -o json`, which reads the
 //! pinned maps, and from what applications themselves see.
 
+mod affinity;
+mod algorithms;
+mod applications;
+mod beside;
 mod bytes;
+mod failures;
+mod foreign;
+mod lifetimes;
+mod passing;
+mod storms;
 mod tcp;
 mod udp;
 
@@ -15,7 +24,7 @@ use std::{
 use balancer_tests::{
     agent::{Agent, AgentOptions, BackendStats, Dialled, ServiceStats},
     kernel::require_kernel,
-    manifests::{ManifestDir, Service},
+    manifests::{Endpoint, ManifestDir, Service},
     peer::{Client, Server},
     topology::{Pod, Topology, service_v4, service_v6},
 };
@@ -79,6 +88,14 @@ impl World {
         let slice = self.manifests.slice(name);
         let slice = slice.port("tcp", Protocol::Tcp, PORT).port("udp", Protocol::Udp, PORT);
         pods.into_iter().fold(slice, |slice, pod| slice.pod(pod)).write().unwrap();
+    }
+
+    /// Writes the slices of a Service whose only backends are these addresses.
+    fn bare_endpoints(&self, name: &str, addresses: impl IntoIterator<Item = std::net::IpAddr>) {
+        let slice = self.manifests.slice(name);
+        let slice = slice.port("tcp", Protocol::Tcp, PORT).port("udp", Protocol::Udp, PORT);
+        let endpoints = addresses.into_iter().map(Endpoint::ready);
+        endpoints.fold(slice, |slice, endpoint| slice.endpoint(endpoint)).write().unwrap();
     }
 
     fn agent(&self) -> Agent<'_> {

@@ -1,6 +1,13 @@
 //! The reconciler against tables in memory that are checked after every single store.
 
+mod crash;
 mod eyes;
 mod fake;
+mod garbage;
+mod limits;
 mod objects;
 mod order;
+mod properties;
+mod settled;
+mod story;
+mod watch;

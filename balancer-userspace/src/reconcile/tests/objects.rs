@@ -11,7 +11,10 @@ use balancer_common::{
     addr::PortBe,
 };
 
-use super::fake::{Allowed, Fake, Sizes};
+use super::{
+    fake::{Fake, Sizes},
+    watch::Allowed,
+};
 use crate::{
     datapath::DatapathError,
     model::{Condition, DesiredBackend, DesiredPort, Family, Frontend, ObjectName, PortKey, Protocol},
@@ -100,6 +103,14 @@ impl Agent {
         self.reconciler().kernel_mut()
     }
 
+    pub(super) fn tables(&self) -> &Fake {
+        self.reconciler.as_ref().expect("an agent always has its tables").kernel()
+    }
+
+    pub(super) fn used(&self) -> (u32, u32, u64) {
+        self.reconciler.as_ref().expect("an agent always has its tables").used()
+    }
+
     pub(super) fn pass_time(&mut self, time: Duration) {
         self.now += time;
         self.fake().now = self.now;
@@ -108,8 +119,8 @@ impl Agent {
     /// Applies all ports of one Service, with every step checked. How many ports changed.
     pub(super) fn apply(&mut self, service: &str, ports: Vec<DesiredPort>) -> Result<usize, DatapathError> {
         let name = name(service);
-        let allowed = self.allowed(&name, &ports);
-        self.fake().allowed = Some(allowed);
+        let allowed = (!self.tables().lenient).then(|| self.allowed(&name, &ports));
+        self.fake().allowed = allowed;
         self.desired.insert(name.clone(), ports.clone());
         let now = self.now;
         let result = self.reconciler().apply(&name, ports, now);
@@ -139,21 +150,26 @@ impl Agent {
         self.now += crate::reconcile::ids::QUARANTINE;
         let mut fake = self.reconciler.take().expect("an agent always has its tables").kernel;
         fake.restart(self.now);
-        fake.allowed = None;
-        let reconciler = Reconciler::recover(fake, self.now).expect("the tables can be read");
+        // Taking over disturbs nothing that is served.
+        let served = |frontend: &FrontendKey| {
+            let targets = fake.targets(frontend);
+            (*frontend, Allowed { must_be_sent: !targets.is_empty(), targets })
+        };
+        let lenient = fake.lenient;
+        fake.allowed = (!lenient).then(|| fake.frontends.keys().map(served).collect());
+        let mut reconciler = Reconciler::recover(fake, self.now).expect("the tables can be read");
+        reconciler.kernel_mut().allowed = None;
         self.reconciler = Some(reconciler);
     }
 
     /// What connects may meet while Service `name` becomes `ports`.
-    fn allowed(&mut self, name: &ObjectName, ports: &[DesiredPort]) -> BTreeMap<FrontendKey, Allowed> {
-        let scarce = self.scarce;
-        let fake = self.fake();
+    fn allowed(&self, name: &ObjectName, ports: &[DesiredPort]) -> BTreeMap<FrontendKey, Allowed> {
+        let fake = self.tables();
         let mut allowed: BTreeMap<FrontendKey, Allowed> = BTreeMap::new();
         for frontend in fake.frontends.keys() {
             let targets = fake.targets(frontend);
             let owner = fake.owner(frontend).expect("what is dialled has a name");
-            let must_be_sent =
-                !scarce && !targets.is_empty() && (owner.service != *name || stays(&owner, frontend, ports));
+            let must_be_sent = !self.scarce && !targets.is_empty() && stays(&owner, name, frontend, ports);
             allowed.insert(*frontend, Allowed { targets, must_be_sent });
         }
         for port in ports {
@@ -163,10 +179,13 @@ impl Agent {
     }
 }
 
-/// Whether `frontend`, which belongs to port `owner`, is to be served without a gap: by that port, or by
-/// another one of its Service that takes its place.
-fn stays(owner: &PortKey, frontend: &FrontendKey, ports: &[DesiredPort]) -> bool {
-    let served = |port: &&DesiredPort| key(&port.frontend) == *frontend && !port.backends.is_empty();
+/// Whether `frontend`, which belongs to port `owner`, is to be served without a gap while Service `name`
+/// becomes `ports`: by that port, by another one of its Service that takes its place, or by one of the
+/// Service that takes it over.
+fn stays(owner: &PortKey, name: &ObjectName, frontend: &FrontendKey, ports: &[DesiredPort]) -> bool {
     let renamed = ports.iter().all(|port| port.key != *owner);
-    ports.iter().filter(served).any(|port| port.key == *owner || renamed)
+    match ports.iter().find(|port| key(&port.frontend) == *frontend) {
+        None => owner.service != *name,
+        Some(port) => !port.backends.is_empty() && (owner.service != *name || port.key == *owner || renamed),
+    }
 }

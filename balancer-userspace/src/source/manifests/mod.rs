@@ -6,7 +6,7 @@
 //!
 //! A change is taken in at once when a file is put in place or its writer closes it (inotify). A slow
 //! scan catches what inotify cannot see: remote file systems, symlinks to files elsewhere, writers that
-//! never close. What a file said before stays in use while it cannot be read; see [`store`].
+//! never close. What a file said before stays in use while it cannot be read; see `store.rs`.
 
 mod parse;
 mod read;

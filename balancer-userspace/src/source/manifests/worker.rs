@@ -23,7 +23,10 @@ use scan::{Scan, Watch};
 
 use crate::{
     model::{Event, NodeInfo},
-    source::{Events, SourceError, SourceHealth, health::Resource},
+    source::{
+        Events, SourceError, SourceHealth,
+        health::{Loss, Problem, Resource},
+    },
 };
 
 /// How long to wait, after a file vanished, for it to turn up under another name.
@@ -300,22 +303,37 @@ impl Worker {
     }
 
     fn send(&mut self, outcome: Outcome) -> Result<(), Closed> {
+        // Who takes the events in must know of what could not be read among them; what can be read again
+        // counts as such only when it was sent.
+        let is_partial = |problems: &[Problem]| problems.iter().any(|problem| problem.loss == Loss::Unknown);
+        let (before, after): (Vec<_>, Vec<_>) =
+            outcome.problems.into_iter().partition(|(_, problems)| is_partial(problems));
+        let mut skipped = self.note_problems(before);
         for event in outcome.events {
             self.events.blocking_send(event).map_err(|_| Closed)?;
         }
-        for (name, problems) in outcome.problems {
+        skipped.extend(self.note_problems(after));
+        for event in skipped {
+            self.events.blocking_send(event).map_err(|_| Closed)?;
+        }
+        self.health.touch(Resource::Manifests);
+        Ok(())
+    }
+
+    /// Reports what is wrong with files now; returns what to say of it.
+    fn note_problems(&self, list: Vec<(FileName, Vec<Problem>)>) -> Vec<Event> {
+        let mut skipped = Vec::new();
+        for (name, problems) in list {
             let right_again = problems.is_empty();
             let change = self.health.set_problems(&name, problems);
             for problem in change.added {
                 log::warn!("{}: {}", problem.what, problem.why);
-                let event = Event::Skipped { what: problem.what, why: problem.why };
-                self.events.blocking_send(event).map_err(|_| Closed)?;
+                skipped.push(Event::Skipped { what: problem.what, why: problem.why });
             }
             if right_again && change.removed > 0 {
                 log::info!("{name}: nothing is wrong with it any more");
             }
         }
-        self.health.touch(Resource::Manifests);
-        Ok(())
+        skipped
     }
 }
