@@ -50,5 +50,6 @@ fn become_program(name: &str, needs: &[setup::Program], profile: Profile, args: 
         .args(&args.args)
         .env("BALANCER_BIN", &balancer)
         .env("BALANCER_EBPF_OBJECT", workspace::object())
+        .env("BALANCER_MINIMAL_OBJECT", workspace::object().with_file_name("minimal.o"))
         .exec()
 }

@@ -24,7 +24,7 @@ impl Dialler {
     /// Starts one in a pod.
     pub fn start(pod: &Pod) -> Result<Self> {
         let mut command = this_binary()?;
-        command.args(["worker", "dial"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("dial").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = pod.spawn(command)?;
         let stdin = process.child().stdin.take().context("stdin of the dialler")?;
         let stdout = process.child().stdout.take().context("stdout of the dialler")?;
@@ -68,7 +68,7 @@ impl Acceptor {
     /// Starts one in a pod and waits until it listens on all ports.
     pub fn start(pod: &Pod, ports: &[u16]) -> Result<Self> {
         let mut command = this_binary()?;
-        command.args(["worker", "serve"]).args(ports.iter().map(u16::to_string)).stdout(Stdio::piped());
+        command.arg("serve").args(ports.iter().map(u16::to_string)).stdout(Stdio::piped());
         let mut process = pod.spawn(command)?;
         let stdout = process.child().stdout.take().context("stdout of the server")?;
         let mut line = String::new();

@@ -10,13 +10,19 @@ use anyhow::{Context as _, Result, ensure};
 use balancer_common::{
     abi::{
         Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FrontendKey,
-        LAYOUT_VERSION, SERVICE_UNIFORM, Service, Slot, SlotRange,
+        LAYOUT_VERSION, SERVICE_UNIFORM, Service, SlotRange,
     },
     addr::PortBe,
 };
-use balancer_userspace::datapath::{Installation, Pins, Sizes, install};
+use balancer_userspace::{
+    datapath::{Installation, Pins, Sizes, install},
+    reconcile::layout::{self, Member},
+};
 
 use crate::topology::Scratch;
+
+/// The default.
+const ALGORITHM: Algorithm = Algorithm::LeastConnections;
 
 /// The programs, attached to a cgroup, with their maps. Detached and unpinned on drop.
 #[derive(Debug)]
@@ -77,7 +83,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// Adds a Service with `least-connections`, and returns the ids of its backends.
+    /// Adds a Service with `least-connections`, numbered and laid out as the agent does, and returns the ids of its backends.
     pub fn service(
         &mut self,
         protocol: u8,
@@ -88,22 +94,30 @@ impl Datapath {
         let id = self.next_service;
         ensure!(id < maps.services.len(), "no room for Service {id}");
         let (first, base) = (self.next_backend, self.next_slot);
-        for addr in backends {
+        let mut members: Vec<Member> =
+            backends.into_iter().map(|addr| Member { id: 0, weight: 1, addr: addr.into() }).collect();
+        let total = members.len();
+        layout::number(ALGORITHM, total, &mut members, |member| member.addr);
+        for member in &mut members {
             let backend = self.next_backend;
             ensure!(backend < maps.backends.len(), "no room for backend {backend}");
+            member.id = backend;
             maps.backends.set(
                 backend,
                 &Backend {
-                    addr: (*addr.ip()).into(),
-                    port: PortBe::from_host(addr.port()),
+                    addr: member.addr.ip().into(),
+                    port: PortBe::from_host(member.addr.port()),
                     state: BackendState::Ready as u16,
                     service: id,
                     generation: 1,
-                    weight: 1,
+                    weight: member.weight,
                 },
             );
-            maps.slots.set(self.next_slot, &Slot { backend, weight: 1 });
             self.next_backend += 1;
+        }
+        members.sort_by_key(|member| member.addr);
+        for slot in layout::layout(ALGORITHM, &members) {
+            maps.slots.set(self.next_slot, &slot);
             self.next_slot += 1;
         }
         let count = self.next_backend - first;
@@ -113,7 +127,7 @@ impl Datapath {
             &Service {
                 slots: SlotRange::new(base, count),
                 frontend,
-                algorithm: Algorithm::LeastConnections as u32,
+                algorithm: ALGORITHM as u32,
                 affinity_seconds: 0,
                 flags: SERVICE_UNIFORM,
                 backends: count,

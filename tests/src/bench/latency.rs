@@ -7,6 +7,7 @@ use balancer_common::abi::TCP;
 use serde::Serialize;
 
 use super::{
+    check_interrupt,
     child::{Acceptor, Dialler},
     datapath::{Datapath, nobody},
     numbers::{Spread, percentile},
@@ -176,6 +177,7 @@ pub fn measure(rounds: usize, connects: usize) -> Result<Results> {
         // In blocks of few, so that a disturbance of a tenth of a second meets all variants alike.
         for block in 0..connects / BLOCK {
             for turn in 0..variants.len() {
+                check_interrupt()?;
                 let index = (turn + block + round) % variants.len();
                 now[index].add(&mut sites, &variants[index])?;
             }

@@ -1,96 +1,111 @@
 //! `cargo xtask bench`: what a connect costs, beside everything else that could be done with it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the output of a command-line tool")]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::Result;
-use balancer_tests::bench::{latency, programs, worker};
-use clap::Parser;
+use anyhow::{Context as _, Result};
+use balancer_tests::{
+    bench::{churn, facts::Facts, latency, programs, propagation, report::Report, worker},
+    topology::on_signals,
+};
+use clap::{Parser, Subcommand, ValueEnum};
 
-/// Measure balancer against the limit, direct connects and kube-proxy's rules
+/// Measure balancer beside direct connects, kube-proxy's rules, and the least that its work could take
+///
+/// Needs root. Works in network namespaces and cgroups of its own, and removes them. Best on a machine that does
+/// nothing else; a few minutes, with --quick less than two.
 #[derive(Parser)]
+#[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
-    worker: Option<Role>,
+    worker: Option<Worker>,
+
+    /// Few rounds: less than two minutes, and more noise
     #[arg(long)]
-    latency: bool,
+    quick: bool,
+
+    /// Measure this alone; can be given several times
+    #[arg(long, value_name = "SECTION")]
+    only: Vec<Section>,
+
+    /// Write the results to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Exit with 1 if a target is not met
+    #[arg(long)]
+    strict: bool,
+
     /// The minimal programs, compiled
-    #[arg(long, env = "BALANCER_MINIMAL_OBJECT", default_value = "target/bpf/minimal.o")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "BALANCER_MINIMAL_OBJECT",
+        default_value = "target/bpf/minimal.o"
+    )]
     minimal: PathBuf,
 }
 
-/// What the benchmark starts itself as.
-#[derive(clap::Subcommand)]
-enum Role {
-    /// A process that the benchmark starts in a pod
-    #[command(hide = true, subcommand)]
-    Worker(WorkerRole),
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// Nanoseconds for a run of connect4, beside minimal programs
+    Programs,
+    /// Connects: direct, through balancer, through iptables and nftables
+    Connects,
+    /// Connects while Services, endpoints and the agent come and go
+    Churn,
+    /// From a manifest to the kernel's map, first sync, memory
+    Propagation,
 }
 
-#[derive(clap::Subcommand)]
-enum WorkerRole {
+/// What the benchmark starts itself as, in a pod.
+#[derive(Subcommand)]
+enum Worker {
+    #[command(hide = true)]
     Dial,
+    #[command(hide = true)]
     Serve { ports: Vec<u16> },
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let args = Args::parse();
+    let result = match &args.worker {
+        Some(Worker::Dial) => worker::dial().map(|()| ExitCode::SUCCESS),
+        Some(Worker::Serve { ports }) => worker::serve(ports).map(|()| ExitCode::SUCCESS),
+        None => run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(args: &Args) -> Result<()> {
-    match &args.worker {
-        Some(Role::Worker(WorkerRole::Dial)) => return worker::dial(),
-        Some(Role::Worker(WorkerRole::Serve { ports })) => return worker::serve(ports),
-        None => {}
+fn run(args: &Args) -> Result<ExitCode> {
+    on_signals()?;
+    let begun = Instant::now();
+    let mut report = Report::new(Facts::collect(), args.quick);
+    let wanted = |section| args.only.is_empty() || args.only.contains(&section);
+    let effort = |full, quick| if args.quick { quick } else { full };
+    if wanted(Section::Programs) {
+        report.programs = Some(programs::measure(&args.minimal, effort(15, 5), effort(2_000, 1_000))?);
     }
-    if std::env::args().any(|a| a == "--latency") {
-        let results = latency::measure(7, 1000)?;
-        for row in &results.rows {
-            println!(
-                "{:<28} {:>5} p50 {:>6.1} p90 {:>6.1} p99 {:>6.1} us whole {:>6.1} {:>7.0}/s ratio {:.3} ({:.3}..{:.3}) whole {:.3} ({:.3}..{:.3}) added {:.0} failed {}",
-                row.variant,
-                row.services,
-                row.p50_ns.median / 1e3,
-                row.p90_ns.median / 1e3,
-                row.p99_ns.median / 1e3,
-                row.whole_ns.median / 1e3,
-                row.per_second.median,
-                row.p50_ratio.median,
-                row.p50_ratio.min,
-                row.p50_ratio.max,
-                row.whole_ratio.median,
-                row.whole_ratio.min,
-                row.whole_ratio.max,
-                row.added_ns.median,
-                row.failed
-            );
-        }
-        println!("{:?}", results.missing);
-        return Ok(());
+    if wanted(Section::Connects) {
+        report.connects = Some(latency::measure(effort(20, 6), effort(1_000, 500))?);
     }
-    let results =
-        programs::measure(&args.minimal, std::env::var("ROUNDS").map_or(15, |r| r.parse().unwrap()))?;
-    println!("empty {:?}", results.empty_ns);
-    for row in &results.rows {
-        println!(
-            "{:<36} {:<12} {:>7.1} ({:.1}..{:.1})",
-            row.scenario, row.program, row.ns.median, row.ns.min, row.ns.max
-        );
+    if wanted(Section::Churn) {
+        report.churn = Some(churn::measure(effort(200_000, 20_000), effort(100, 10))?);
     }
-    for row in &results.shares {
-        println!(
-            "{:<36} {:<12} {:.2} runs {:>7.1} ({:.1}..{:.1})",
-            row.scenario, row.program, row.runs, row.ns.median, row.ns.min, row.ns.max
-        );
+    if wanted(Section::Propagation) {
+        report.propagation = propagation::measure(&[10, 5_000], effort(200, 50))?;
     }
-    for row in &results.ratios {
-        println!("{:<70} {:>7.3} ({:.3}..{:.3})", row.name, row.ratio.median, row.ratio.min, row.ratio.max);
+    report.judge();
+    report.machine.finish();
+    report.seconds = begun.elapsed().as_secs_f64();
+    print!("{}", report.text());
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        fs::write(path, json + "\n").with_context(|| path.display().to_string())?;
     }
-    Ok(())
+    let missed = report.targets.iter().any(|target| !target.met);
+    Ok(if args.strict && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
