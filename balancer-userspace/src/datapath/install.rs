@@ -278,10 +278,17 @@ pub fn detach(pins: &Pins, removal: Removal) -> Result<Detached, DatapathError> 
         .filter(|path| !ours.contains(path) && !others.contains(path) && !directories.contains(path))
         .collect();
     if removal == Removal::Act {
+        for path in HOOKS.iter().rev().map(|hook| pins.link(hook.name)).filter(|path| path.exists()) {
+            detach_link(&path)?;
+        }
         for path in &ours {
             fs::remove_file(path).map_err(DatapathError::io("cannot remove", path))?;
         }
         for other in &others {
+            for entry in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
+                // Whatever else may lie there goes with the directory.
+                let _ = detach_link(&entry.path());
+            }
             remove_tree(other)?;
         }
         for directory in directories {
@@ -296,6 +303,13 @@ pub fn detach(pins: &Pins, removal: Removal) -> Result<Detached, DatapathError> 
         }
     }
     Ok(Detached { removed: ours.into_iter().chain(others).collect(), kept })
+}
+
+/// Detaches what a pinned link attaches.
+fn detach_link(path: &Path) -> Result<(), DatapathError> {
+    sys::obj_get(path)
+        .and_then(|link| sys::link_detach(link.as_fd()))
+        .map_err(DatapathError::io("cannot detach link", path))
 }
 
 /// Removes a version's directory. bpffs holds nothing but pins and directories.

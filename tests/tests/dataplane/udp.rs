@@ -336,6 +336,18 @@ fn threads_that_share_a_socket_share_its_backend() {
         expect_udp(&agent, to(4), Counts::done(before + 1));
 
         let shared = socket(&client, kind);
+        shared.connect(to(4)).unwrap();
+        let answers = shared.ask_together(&[], THREADS, 10).unwrap();
+        assert_eq!((answers[0].0, answers[0].2), (seen(to(4)), u64::from(THREADS) * 10), "{kind:?}");
+        // Some name it and some do not: one backend all the same.
+        let more = shared.ask_together(&[to(4)], THREADS, 10).unwrap();
+        assert_eq!(more, answers, "{kind:?}");
+        expect_udp(&agent, to(4), Counts { active: 1, closed: before + 1, ..Counts::open(before + 2) });
+        shared.close(Close::Graceful).unwrap();
+        expect_udp(&agent, to(4), Counts::done(before + 2));
+
+        let before = opened(&agent, to(1));
+        let shared = socket(&client, kind);
         let answers = shared.ask_together(&[to(1), to(2), to(3)], THREADS, 5).unwrap();
         let expected: Vec<_> = (1..=3)
             .map(|number| (seen(to(number)), format!("web-{number}"), u64::from(THREADS) * 5))
