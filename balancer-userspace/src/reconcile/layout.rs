@@ -231,4 +231,50 @@ mod tests {
             assert_eq!(table_size(backends), size, "{backends}");
         }
     }
+
+    /// Backends take turns, each as soon as it has gathered the weight for it: the paper, word by word.
+    fn turn_by_turn(members: &[Member]) -> Vec<u32> {
+        let size = table_size(members.len());
+        let heaviest = members.iter().map(|member| member.weight).max().unwrap_or(0);
+        let mut table = vec![None; size as usize];
+        let mut left = size;
+        let mut state: Vec<(u32, u64)> = vec![(0, 0); members.len()];
+        while left > 0 {
+            for (member, (credit, next)) in members.iter().zip(&mut state) {
+                *credit += member.weight;
+                if *credit < heaviest || left == 0 {
+                    continue;
+                }
+                *credit -= heaviest;
+                let hash = |salt| stable_hash(&member.addr, salt);
+                let (offset, skip) = (hash(1) % u64::from(size), hash(2) % u64::from(size - 1) + 1);
+                let free = |next: &u64| table[((offset + next * skip) % u64::from(size)) as usize].is_none();
+                *next = (*next..).find(free).unwrap();
+                table[((offset + *next * skip) % u64::from(size)) as usize] = Some(member.id);
+                left -= 1;
+            }
+        }
+        table.into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn a_maglev_table_is_filled_turn_by_turn() {
+        for weights in
+            [&[1][..], &[1; 7], &[3, 1, 2], &[65_535, 1, 1, 40_000], &[7, 7, 5, 1, 1, 1, 1, 1, 1, 6]]
+        {
+            let members = members(weights);
+            let table: Vec<u32> = maglev(&members).iter().map(|slot| slot.backend).collect();
+            assert_eq!(table, turn_by_turn(&members), "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn one_heavy_backend_among_thousands_costs_no_empty_rounds() {
+        // Round by round, this is 10^9 steps.
+        let mut weights = vec![1; 20_000];
+        weights[0] = 65_535;
+        let table = layout(Algorithm::SourceHash, &members(&weights));
+        assert_eq!(table.len(), 65_521);
+        assert!(layout(Algorithm::SourceHash, &members(&[0, 0])).len() == 251, "whatever stands in a map");
+    }
 }

@@ -60,3 +60,45 @@ impl Lingering {
         self.gone.iter().map(|(id, gone)| (*id, gone))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn a_backend_is_found_by_service_place_and_pod() {
+        let mut lingering = Lingering::default();
+        let since = Instant::now();
+        let (v4, v6) = ((Ipv4Addr::UNSPECIFIED.into(), 0), (Ipv6Addr::UNSPECIFIED.into(), u16::MAX));
+        let gone =
+            |service, place, pod: Option<&str>| Gone { service, place, pod: pod.map(Into::into), since };
+        for (id, service, place, pod) in [
+            (2, 5, v4, Some("a")),
+            (3, 5, v4, Some("b")),
+            (4, 5, v4, None),
+            (5, 7, v6, Some("a")),
+            (6, u32::MAX, v6, None),
+        ] {
+            lingering.insert(id, gone(service, place, pod));
+        }
+        let find = |lingering: &Lingering, service, place, pod: Option<&str>| {
+            lingering.find(service, place, pod.map(Into::into).as_ref())
+        };
+        assert_eq!(find(&lingering, 5, v4, Some("b")), Some(3));
+        assert_eq!(find(&lingering, 5, v4, None), Some(4));
+        assert_eq!(find(&lingering, 5, v4, Some("c")), None);
+        assert_eq!(find(&lingering, 5, v6, Some("a")), None);
+        assert_eq!(find(&lingering, 7, v6, Some("a")), Some(5));
+        let of = |lingering: &Lingering| [4, 5, 6, 7, 8, u32::MAX].map(|id| lingering.has_any_of(id));
+        assert_eq!(of(&lingering), [false, true, false, true, false, true]);
+
+        // The same id of another Service is no longer one of the first.
+        lingering.insert(5, gone(8, v4, None));
+        (2..5).for_each(|id| lingering.remove(id));
+        lingering.remove(99);
+        assert_eq!(of(&lingering), [false, false, false, false, true, true]);
+        assert_eq!(lingering.iter().count(), 2);
+    }
+}

@@ -201,6 +201,33 @@ mod tests {
     }
 
     #[test]
+    fn a_run_gives_back_what_it_does_not_need() {
+        let start = Instant::now();
+        let mut runs = Runs::new(0, 64);
+        let before = whole(&runs);
+        let run = runs.take(33, start).expect("there is room for 33 of 64");
+        assert_eq!((Runs::room(run), runs.used(), runs.longest(start)), (64, 64, 0));
+        runs.shrink(run, 33, start);
+        runs.shrink(run, 5, start);
+        assert_eq!((runs.used(), runs.longest(start), runs.has_grown(start)), (8, 0, false));
+        let later = start + QUARANTINE;
+        assert_eq!((runs.longest(later), runs.has_grown(later), runs.has_grown(later)), (32, true, false));
+        runs.shrink(SlotRange::new(run.base(), 5), 0, later);
+        assert_eq!((runs.used(), runs.longest(later + QUARANTINE)), (0, 64));
+        assert_eq!(whole(&runs), before);
+    }
+
+    #[test]
+    fn a_run_that_this_would_not_have_given_out_is_not_taken_over() {
+        let mut runs = Runs::new(2, 64);
+        for (base, len) in [(3, 2), (6, 4), (0, 2), (32, 33), (64, 1), (u32::MAX, 1), (2, u32::MAX)] {
+            assert!(!runs.reserve(SlotRange::new(base, len)), "{base} {len}");
+        }
+        assert!(runs.reserve(SlotRange::new(2, 2)) && runs.reserve(SlotRange::new(u32::MAX, 0)));
+        assert_eq!(runs.used(), 2);
+    }
+
+    #[test]
     fn a_run_rests_and_a_full_map_says_so() {
         let start = Instant::now();
         let mut runs = Runs::new(0, 8);

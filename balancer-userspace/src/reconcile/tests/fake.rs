@@ -42,6 +42,8 @@ pub(super) struct Fake {
     pub(super) clients: RefCell<HashMap<ClientKey, ClientState>>,
     /// Stores so far, of words and of map entries.
     pub(super) writes: u64,
+    /// Reads by the agent so far, of values and of map entries.
+    pub(super) reads: Cell<u64>,
     /// How many more stores the agent lives to make.
     pub(super) lives_for: Option<u64>,
     /// After how many calls the kernel refuses one that it may refuse, once.
@@ -73,6 +75,7 @@ impl Fake {
             backend_metas: BTreeMap::new(),
             clients: RefCell::default(),
             writes: 0,
+            reads: Cell::new(0),
             lives_for: None,
             refuses_after: None,
             now: Instant::now(),
@@ -131,6 +134,10 @@ impl Fake {
         })
     }
 
+    fn read(&self) {
+        self.reads.update(|reads| reads + 1);
+    }
+
     /// Whether the store is made; counts it.
     fn step(&mut self) -> bool {
         match &mut self.lives_for {
@@ -184,6 +191,7 @@ impl KernelTables for Fake {
     }
 
     fn service(&self, id: u32) -> Service {
+        self.read();
         self.services.get(id as usize).copied().unwrap_or_default()
     }
 
@@ -203,6 +211,7 @@ impl KernelTables for Fake {
     }
 
     fn backend(&self, id: u32) -> Backend {
+        self.read();
         self.backends.get(id as usize).copied().unwrap_or_default()
     }
 
@@ -221,10 +230,12 @@ impl KernelTables for Fake {
     }
 
     fn active(&self, backend: u32) -> u64 {
+        self.read();
         self.active.get(backend as usize).copied().unwrap_or_default()
     }
 
     fn slot(&self, index: u32) -> Slot {
+        self.read();
         self.slots.get(index as usize).copied().unwrap_or_default()
     }
 
@@ -239,6 +250,7 @@ impl KernelTables for Fake {
     }
 
     fn frontend(&self, key: &FrontendKey) -> Result<Option<u32>, DatapathError> {
+        self.read();
         Ok(self.frontends.get(key).copied())
     }
 
@@ -284,6 +296,7 @@ impl KernelTables for Fake {
     }
 
     fn backend_meta(&self, id: u32) -> Result<Option<BackendMeta>, DatapathError> {
+        self.read();
         Ok(self.backend_metas.get(&id).copied())
     }
 
