@@ -108,10 +108,11 @@ fn script(plan: &Plan) -> Result<String> {
     if let Some(tests) = &plan.tests {
         lines.push(format!("export BALANCER_BIN={}", quoted(&plan.balancer)));
         lines.push(format!("export BALANCER_EBPF_OBJECT={}", quoted(&workspace::object())));
+        // Through a pipe: to a terminal, even a serial one, nextest draws instead of writing lines.
         let arguments: Vec<_> = plan.nextest.iter().map(|word| quoted(Path::new(word))).collect();
         lines.push(format!(
             "cargo-nextest nextest run --binaries-metadata {} --cargo-metadata {} --profile emulated \
-             --no-fail-fast --no-tests=pass {} 2>&1",
+             --no-fail-fast --no-tests=pass {} 2>&1 </dev/null | cat",
             quoted(&tests.binaries),
             quoted(&tests.metadata),
             arguments.join(" ")
