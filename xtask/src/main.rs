@@ -11,6 +11,7 @@ mod cmd;
 mod docs;
 mod elf;
 mod interrupt;
+mod kernels;
 mod lint;
 mod run_bin;
 mod setup;
@@ -56,6 +57,10 @@ enum Task {
     Ci(test::Args),
     /// Measure connects through the balancer beside direct ones, iptables and nftables (needs root)
     Bench(run_bin::Args),
+    /// Verify the programs and run the tests in the kernel under Debian's other kernels, in an emulator
+    ///
+    /// Brings qemu-system-x86 and busybox-static with apt-get; downloads the kernels, and installs none.
+    Kernels(kernels::Args),
     /// Write the crates' reference, man pages and shell completions below target
     Docs,
 }
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Ci(args) => ci::run(&args),
         Task::Bench(args) => run_bin::bench(&args),
+        Task::Kernels(args) => kernels::run(&args),
         Task::Docs => docs::run(),
     };
     match outcome {

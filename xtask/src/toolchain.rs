@@ -85,7 +85,10 @@ pub fn clean(mut cmd: Cmd) -> Cmd {
 }
 
 /// `PATH` for children: our own tools, then the rustup proxies, then whatever there was.
-fn path() -> Result<OsString> {
+///
+/// # Errors
+/// When rustup is not installed.
+pub fn path() -> Result<OsString> {
     let proxies = proxies().context(
         "rustup is not installed; it brings the exact Rust release that this project builds with. \
          Install it from https://rustup.rs, then run this again",

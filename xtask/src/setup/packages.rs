@@ -30,6 +30,11 @@ const PYTHON: Program = Program { name: "python3", package: "python3" };
 const NGINX: Program = Program { name: "nginx", package: "nginx" };
 const PS: Program = Program { name: "ps", package: "procps" };
 
+const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
+const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
+const CPIO: Program = Program { name: "cpio", package: "cpio" };
+const XZ: Program = Program { name: "xz", package: "xz-utils" };
+
 /// What the demo runs.
 pub const DEMO: &[Program] = &[IP];
 /// What the integration tests run.
@@ -37,7 +42,10 @@ pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS];
 /// What the benchmark runs.
 pub const BENCH: &[Program] = &[IP, IPTABLES, NFT];
 
-/// Everything that some command needs.
+/// What other kernels are booted with. Large and rarely wanted: only `kernels` itself brings it.
+pub const KERNELS: &[Program] = &[QEMU, BUSYBOX, CPIO, XZ];
+
+/// Everything that the other commands need.
 pub fn all() -> Vec<Program> {
     let mut all = Vec::new();
     for program in [DEMO, TEST, BENCH].concat() {
