@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use balancer_common::{
     abi::{
-        Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FrontendKey,
+        Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FULL_SCAN, FrontendKey,
         LAYOUT_VERSION, SERVICE_UNIFORM, Service, SlotRange,
     },
     addr::PortBe,
@@ -96,8 +96,9 @@ impl Datapath {
         let (first, base) = (self.next_backend, self.next_slot);
         let mut members: Vec<Member> =
             backends.into_iter().map(|addr| Member { id: 0, weight: 1, addr: addr.into() }).collect();
-        let total = members.len();
-        layout::number(ALGORITHM, total, &mut members, |member| member.addr);
+        if members.len() as u32 > FULL_SCAN {
+            members.sort_by_cached_key(|member| layout::ring_place(&member.addr));
+        }
         for member in &mut members {
             let backend = self.next_backend;
             ensure!(backend < maps.backends.len(), "no room for backend {backend}");

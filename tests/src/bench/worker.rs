@@ -60,7 +60,7 @@ pub enum Pause {
     None,
     /// Long enough for the server to fall asleep, as servers do, so that each connect has to wake it.
     ServerSleeps,
-    /// The application works through [`FOREIGN`] bytes of its own, so that nothing of the last connect is
+    /// The application works through `FOREIGN` bytes of its own, so that nothing of the last connect is
     /// left in the CPU's own caches.
     ColdCaches,
 }
