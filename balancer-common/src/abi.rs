@@ -15,7 +15,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::addr::{Ip, PortBe};
 
 /// The version of everything in this file; it is part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The most backends of a Service that least-connections compares all of; of more it compares [`WINDOW`].
 pub const FULL_SCAN: u32 = 64;
@@ -342,12 +342,22 @@ pub enum PassReason {
     Inconsistent = 2,
     /// The kernel had no memory for the socket's state.
     NoSocketState = 3,
+    /// The process is in a cgroup that is left alone ([`MAX_CGROUP_DEPTH`]).
+    Excluded = 4,
+    /// The agent only observes ([`Mode::Observe`]): a backend was chosen and counted, and not used.
+    Observed = 5,
 }
 
 impl PassReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] =
-        [Self::LeaseExpired, Self::NoBackends, Self::Inconsistent, Self::NoSocketState];
+    pub const ALL: [Self; 6] = [
+        Self::LeaseExpired,
+        Self::NoBackends,
+        Self::Inconsistent,
+        Self::NoSocketState,
+        Self::Excluded,
+        Self::Observed,
+    ];
 
     /// The label that metrics and tables use.
     pub const fn name(self) -> &'static str {
@@ -356,6 +366,8 @@ impl PassReason {
             Self::NoBackends => "no-backends",
             Self::Inconsistent => "inconsistent",
             Self::NoSocketState => "no-socket-state",
+            Self::Excluded => "excluded",
+            Self::Observed => "observed",
         }
     }
 }
@@ -368,8 +380,8 @@ pub struct ServiceStats {
     pub turn: u64,
     /// Picks, by [`PickReason`].
     pub picks: [u64; 4],
-    /// Connects and datagrams that were left alone, by [`PassReason`].
-    pub passes: [u64; 4],
+    /// Connects and datagrams that were left alone, by [`PassReason`]; the rest is spare.
+    pub passes: [u64; 8],
     /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot this one.
     pub flow_evictions: u64,
 }
@@ -401,6 +413,46 @@ pub struct ClientState {
     /// Always 0.
     pub pad: u32,
 }
+
+/// What becomes of the backends that are chosen. The numbers are part of the layout.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Connects are sent to them.
+    #[default]
+    Balance = 0,
+    /// Connects are counted as if they were sent to them, and left alone.
+    Observe = 1,
+}
+
+impl Mode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Balance, Self::Observe];
+
+    /// From the number in a map. One that this version does not know leaves connects alone.
+    #[inline(always)]
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            0 => Self::Balance,
+            _ => Self::Observe,
+        }
+    }
+
+    /// The name that the flag and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Balance => "balance",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+/// How deep in the hierarchy a cgroup may lie that is left alone: the programs look at the process's own
+/// cgroup and those above it, as far down as this. The root is at level 0.
+pub const MAX_CGROUP_DEPTH: i32 = 24;
+
+/// How many cgroups can be left alone: the size of `EXCLUDED`, whose keys are cgroup ids (`u64`).
+pub const MAX_EXCLUDED: u32 = 8192;
 
 /// The life of a translated socket, in [`SocketState::phase`]. The numbers are part of the layout.
 #[repr(u32)]
@@ -434,9 +486,9 @@ pub struct SocketState {
     pub established_ns: u64,
     /// What the application dialled.
     pub frontend: FrontendKey,
-    /// Where it was sent.
+    /// Where it was sent: to the backend or, if it was only observed, to what was dialled.
     pub target: Ip,
-    /// Where it was sent.
+    /// The port that goes with it.
     pub target_port: PortBe,
     /// What has happened to the TCP connection: [`MARK_SENT`] and the like.
     pub marks: u16,
@@ -470,9 +522,9 @@ pub struct UdpFlow {
     pub used_ns: u64,
     /// What the application addressed.
     pub frontend: FrontendKey,
-    /// Where it was sent.
+    /// Where it was sent: to the backend or, if it was only observed, to what was addressed.
     pub target: Ip,
-    /// Where it was sent.
+    /// The port that goes with it.
     pub target_port: PortBe,
     /// Always 0.
     pub pad: u16,
@@ -494,6 +546,10 @@ pub struct Control {
     pub layout_version: u32,
     /// Where this node's tie order starts: a hash of the node's name.
     pub node_offset: u32,
+    /// A [`Mode`].
+    pub mode: u32,
+    /// How many cgroups are left alone (`EXCLUDED`); while there are none, none is looked for.
+    pub excluded: u32,
     /// Programs pass everything through after this time; `u64::MAX` for never.
     pub lease_expires_ns: u64,
     /// How long each renewal lasts; 0 for a lease that never lapses.
@@ -549,13 +605,13 @@ const _: () = {
     assert!(size_of::<Slot>() == 8);
     assert!(size_of::<Backend>() == 32);
     assert!(size_of::<BackendStats>() == 256);
-    assert!(size_of::<ServiceStats>() == 80);
+    assert!(size_of::<ServiceStats>() == 112);
     assert!(size_of::<ClientKey>() == 16);
     assert!(size_of::<ClientState>() == 24);
     assert!(size_of::<SocketState>() == 80);
     assert!(size_of::<UdpFlow>() == 64);
     assert!(size_of::<UdpFlows>() == 1024);
-    assert!(size_of::<Control>() == 416);
+    assert!(size_of::<Control>() == 424);
     assert!(size_of::<ServiceMeta>() == 384);
     assert!(size_of::<BackendMeta>() == 440);
 };

@@ -2,7 +2,7 @@
 //! in tests.
 
 use crate::{
-    abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
+    abi::{Backend, ClientKey, ClientState, FrontendKey, Mode, Service, SlotRange},
     select::least_connections::{self, Balance, Found},
 };
 
@@ -33,6 +33,10 @@ pub trait Tables: Load + Sized {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// When the agent's lease ends, in nanoseconds of `CLOCK_BOOTTIME`.
     fn lease_expires_ns(&self) -> u64;
+    /// What becomes of the backends that are chosen.
+    fn mode(&self) -> Mode;
+    /// Whether the process that connects is in a cgroup that is left alone.
+    fn is_excluded(&self) -> bool;
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     fn now_ns(&self) -> u64;
     /// The client: the cookie of its network namespace.

@@ -6,8 +6,8 @@
 
 use crate::{
     abi::{
-        Backend, BackendState, ClientKey, ClientState, FrontendKey, PassReason, PickReason, Service,
-        SlotRange,
+        Backend, BackendState, ClientKey, ClientState, FIRST_SERVICE, FrontendKey, Mode, PassReason,
+        PickReason, Service, SlotRange,
     },
     addr::{Ip, PortBe},
     select::{self, Picked},
@@ -28,6 +28,9 @@ pub enum Translation {
     },
     /// Sent to a backend.
     Rewrite(Choice),
+    /// To be counted as if it were sent to a backend, and sent where it was going: the address of the
+    /// choice is what was dialled.
+    Observe(Choice),
 }
 
 /// A backend, chosen.
@@ -39,9 +42,9 @@ pub struct Choice {
     pub backend: u32,
     /// Its generation.
     pub generation: u32,
-    /// Its address.
+    /// Where the connect goes: its address.
     pub addr: Ip,
-    /// Its port.
+    /// The port that goes with it.
     pub port: PortBe,
     /// Why this one.
     pub reason: PickReason,
@@ -59,9 +62,19 @@ pub fn connect<T: Tables>(tables: &T, frontend: &FrontendKey) -> Translation {
         return Translation::Miss;
     };
     match choose(tables, frontend, service) {
-        Ok(choice) => Translation::Rewrite(choice),
+        Ok(choice) => aim(tables, frontend, choice),
         Err(reason) => Translation::PassThrough { service, reason },
     }
+}
+
+/// Carries a choice out, or only observes it. The agent's self-probe is carried out in any case: it asks
+/// whether the programs work.
+#[inline(always)]
+pub fn aim<T: Tables>(tables: &T, frontend: &FrontendKey, choice: Choice) -> Translation {
+    if choice.service >= FIRST_SERVICE && matches!(tables.mode(), Mode::Observe) {
+        return Translation::Observe(Choice { addr: frontend.addr, port: frontend.port, ..choice });
+    }
+    Translation::Rewrite(choice)
 }
 
 /// The part of [`connect`] behind the look-up of the Service.
@@ -74,6 +87,9 @@ pub fn choose<T: Tables>(tables: &T, frontend: &FrontendKey, id: u32) -> Result<
     let now_ns = tables.now_ns();
     if now_ns > tables.lease_expires_ns() {
         return Err(PassReason::LeaseExpired);
+    }
+    if id >= FIRST_SERVICE && tables.is_excluded() {
+        return Err(PassReason::Excluded);
     }
     // SAFETY: an aligned, initialised word. One volatile load, so that the run of slots is read whole and
     // once, though the agent may switch it at any time.

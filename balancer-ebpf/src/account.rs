@@ -38,23 +38,26 @@ pub struct Totals {
     pub retransmits: u64,
 }
 
-/// The number of a reason as an index that the verifier can see is in bounds: the compiler knows that it
-/// is and would leave the mask out, the verifier does not.
+/// The number of a reason as an index below `places`, a power of two, in a way that the verifier can see:
+/// the compiler knows it and would leave the mask out, the verifier does not.
 #[inline(always)]
-fn index(reason: u64) -> usize {
-    (opaque(reason) & (REASONS as u64 - 1)) as usize
+fn index(reason: u64, places: usize) -> usize {
+    (opaque(reason) & (places as u64 - 1)) as usize
 }
 
-/// How many reasons there are, of each kind: a power of two.
-const REASONS: usize = 4;
-const _: () = assert!(PickReason::ALL.len() == REASONS && PassReason::ALL.len() == REASONS);
+/// Room for reasons in [`ServiceStats`].
+///
+/// [`ServiceStats`]: balancer_common::abi::ServiceStats
+const PICKS: usize = 4;
+const PASSES: usize = 8;
+const _: () = assert!(PickReason::ALL.len() <= PICKS && PassReason::ALL.len() <= PASSES);
 
 /// Counts a connect that is passed through.
 #[inline(always)]
 pub fn passed(service: u32, reason: PassReason) {
     if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
         // SAFETY: the verifier has bounded the pointer to the map value; the index is below the length.
-        atomic::add(unsafe { (&raw mut (*stats).passes).cast::<u64>().add(index(reason as u64)) }, 1);
+        atomic::add(unsafe { (&raw mut (*stats).passes).cast::<u64>().add(index(reason as u64, PASSES)) }, 1);
     }
 }
 
@@ -63,7 +66,10 @@ pub fn passed(service: u32, reason: PassReason) {
 pub fn opened(choice: &Choice, phase: Phase) {
     if let Some(stats) = SERVICE_STATS.get_ptr_mut(choice.service) {
         // SAFETY: the verifier has bounded the pointer to the map value; the index is below the length.
-        atomic::add(unsafe { (&raw mut (*stats).picks).cast::<u64>().add(index(choice.reason as u64)) }, 1);
+        atomic::add(
+            unsafe { (&raw mut (*stats).picks).cast::<u64>().add(index(choice.reason as u64, PICKS)) },
+            1,
+        );
     }
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(choice.backend) {
         // SAFETY: the verifier has bounded the pointer to the map value.

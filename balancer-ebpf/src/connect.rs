@@ -89,6 +89,12 @@ fn connect(ctx: &SockAddrContext, address: Ip) -> Option<Choice> {
             None
         }
         Translation::Rewrite(choice) => record(ctx, &frontend, choice),
+        Translation::Observe(choice) => {
+            if record(ctx, &frontend, choice).is_some() {
+                account::passed(choice.service, PassReason::Observed);
+            }
+            None
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use balancer_common::abi::{
-    Backend, BackendMeta, BackendStats, ClientKey, ClientState, Control, FrontendKey, Service, ServiceMeta,
-    ServiceStats, Slot, SocketState, UdpFlows,
+    Backend, BackendMeta, BackendStats, ClientKey, ClientState, Control, FrontendKey, MAX_EXCLUDED, Service,
+    ServiceMeta, ServiceStats, Slot, SocketState, UdpFlows,
 };
 
 /// What applications dial -> service id.
@@ -41,6 +41,10 @@ pub static BACKEND_STATS: Array<BackendStats> = Array::with_max_entries(65_536, 
 /// What is remembered of clients; the least recently used are forgotten first.
 #[map]
 pub static CLIENTS: LruHashMap<ClientKey, ClientState> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Ids of the cgroups whose processes are left alone, those in cgroups below them included.
+#[map]
+pub static EXCLUDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_EXCLUDED, BPF_F_NO_PREALLOC);
 
 /// One entry: the lease, and what the agent says of itself.
 #[map]

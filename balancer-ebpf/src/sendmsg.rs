@@ -90,6 +90,11 @@ fn sendmsg(ctx: &SockAddrContext, address: Ip) -> Option<(Ip, PortBe)> {
             begin(flows, &frontend, &choice);
             Some((choice.addr, choice.port))
         }
+        Translation::Observe(choice) => {
+            begin(flows, &frontend, &choice);
+            account::passed(service, PassReason::Observed);
+            None
+        }
     }
 }
 
@@ -113,6 +118,7 @@ fn resume(
         }
         let now_ns = tables.now_ns();
         if now_ns <= tables.lease_expires_ns()
+            && !tables.is_excluded()
             && now_ns.saturating_sub(flow.used_ns) <= UDP_FLOW_IDLE_NS
             && let Some(choice) = translate::remembered(
                 tables,
@@ -125,7 +131,11 @@ fn resume(
         {
             // SAFETY: an element of socket storage; the word is written whole.
             unsafe { (&raw mut (*entry).used_ns).write_volatile(now_ns) };
-            return Some((choice.addr, choice.port));
+            if let Translation::Rewrite(choice) | Translation::Observe(choice) =
+                translate::aim(tables, frontend, choice)
+            {
+                return Some((choice.addr, choice.port));
+            }
         }
         account::close_flow(entry);
     }

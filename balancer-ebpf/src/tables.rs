@@ -5,18 +5,20 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns,
+    },
     programs::SockAddrContext,
 };
 use balancer_common::{
-    abi::{Backend, ClientKey, ClientState, FrontendKey, Service, SlotRange},
+    abi::{Backend, ClientKey, ClientState, FrontendKey, MAX_CGROUP_DEPTH, Mode, Service, SlotRange},
     select::least_connections::{self, Balance, Found},
     tables::{Load, Tables},
 };
 
 use crate::{
     atomic,
-    maps::{BACKEND_STATS, BACKENDS, CLIENTS, CONTROL, FRONTENDS, SERVICE_STATS, SERVICES, SLOTS},
+    maps::{BACKEND_STATS, BACKENDS, CLIENTS, CONTROL, EXCLUDED, FRONTENDS, SERVICE_STATS, SERVICES, SLOTS},
 };
 
 /// The BPF maps, seen from a hook on a socket address.
@@ -77,6 +79,26 @@ extern "C" fn least_connections(service: u32, base: u32, len: u32, uniform: u32)
     let balance = if uniform != 0 { Balance::Uniform } else { Balance::Weighted };
     least_connections::scan(&Shared, service, SlotRange::new(base, len), balance)
         .map_or(NONE, |found| (u64::from(found.steps) << 32) | u64::from(found.backend))
+}
+
+/// Whether the current process is in a cgroup that is left alone, or below one: 1 if so.
+///
+/// A global function, as above: its loop would else be verified at every place from which it is called.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn excluded_cgroup() -> u32 {
+    for level in 1..=MAX_CGROUP_DEPTH {
+        // SAFETY: a level of any number may be asked for; 0 stands for one that there is not.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if id == 0 {
+            break;
+        }
+        // SAFETY: only whether there is an entry is of interest.
+        if unsafe { EXCLUDED.get(&id) }.is_some() {
+            return 1;
+        }
+    }
+    0
 }
 
 /// No backend.
@@ -145,6 +167,16 @@ impl Tables for Maps<'_> {
             // SAFETY: the verifier has bounded the pointer to the map value. Volatile: the agent writes it.
             unsafe { ptr::read_volatile(&raw const (*control).lease_expires_ns) }
         })
+    }
+
+    #[inline(always)]
+    fn mode(&self) -> Mode {
+        CONTROL.get(0).map_or(Mode::Balance, |control| Mode::from_u32(control.mode))
+    }
+
+    #[inline(always)]
+    fn is_excluded(&self) -> bool {
+        CONTROL.get(0).is_some_and(|control| control.excluded != 0) && excluded_cgroup() != 0
     }
 
     #[inline(always)]

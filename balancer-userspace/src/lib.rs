@@ -7,6 +7,7 @@ pub mod agent;
 pub mod cli;
 pub mod datapath;
 pub mod evenness;
+pub mod exclusion;
 pub mod handshake;
 pub mod http;
 pub mod logging;

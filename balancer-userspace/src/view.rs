@@ -12,7 +12,7 @@ pub use explanation::{Candidate, Choice, ExplainedService, Explanation, PassCaus
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use balancer_common::abi::{Algorithm, BackendState, BackendStats, PassReason, PickReason};
+use balancer_common::abi::{Algorithm, BackendState, BackendStats, Mode, PassReason, PickReason};
 
 use crate::{
     evenness::{Evenness, Load},
@@ -43,6 +43,10 @@ pub struct AgentView {
     pub node: String,
     /// Where Services come from, as a person would say it.
     pub source: String,
+    /// Whether connects are balanced, or only observed.
+    pub mode: Mode,
+    /// How many cgroups are left alone.
+    pub excluded: u32,
     /// The cgroup that the programs are attached to.
     pub cgroup: PathBuf,
     /// Where the maps are pinned.

@@ -165,8 +165,11 @@ fn check(world: &World, dialled: u32) -> Result<Translation, TestCaseError> {
                 PassReason::NoBackends => prop_assert!(entry.unwrap().slots.is_empty()),
                 PassReason::Inconsistent => {}
                 PassReason::NoSocketState => prop_assert!(false, "a decision knows of no sockets"),
+                PassReason::Excluded => prop_assert!(false, "nothing is excluded here"),
+                PassReason::Observed => prop_assert!(false, "whoever carries a choice out counts this"),
             }
         }
+        Translation::Observe(choice) => prop_assert!(false, "{choice:?} is only observed"),
         Translation::Rewrite(choice) => {
             prop_assert_eq!(id, Some(&choice.service));
             let service = &world.services[choice.service as usize];
@@ -260,6 +263,7 @@ fn the_tables_above_lead_to_every_outcome() {
             let outcome = match translation {
                 Translation::Miss => "miss".to_owned(),
                 Translation::PassThrough { reason, .. } => format!("pass {}", reason.name()),
+                Translation::Observe(_) => "observe".to_owned(),
                 Translation::Rewrite(choice) => format!("pick {}", choice.reason.name()),
             };
             *seen.entry(outcome).or_default() += 1;

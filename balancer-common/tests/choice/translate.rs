@@ -3,8 +3,8 @@
 use balancer_common::{
     abi::{
         Algorithm::{self, LeastConnections, Random},
-        Backend, BackendState, FIRST_SERVICE, FrontendKey,
-        PassReason::{self, Inconsistent, LeaseExpired, NoBackends},
+        Backend, BackendState, FIRST_SERVICE, FrontendKey, Mode, PROBE_TCP,
+        PassReason::{self, Excluded, Inconsistent, LeaseExpired, NoBackends},
         PickReason, SlotRange, TCP, UDP,
     },
     addr::PortBe,
@@ -47,6 +47,60 @@ fn what_is_no_service_is_a_miss() {
     }
     assert!(world.reads.borrow().is_empty(), "a miss read slots");
     assert_eq!(world.turns[FIRST_SERVICE as usize].get(), 0, "a miss took a turn");
+}
+
+#[test]
+fn who_is_left_alone_gets_nothing_and_changes_nothing() {
+    check(|world| world.excluded = true, Excluded);
+    let mut world = World::with(LeastConnections, &[1; 3]);
+    world.excluded = true;
+    world.connect();
+    assert!(world.reads.borrow().is_empty(), "slots were read for a process that is left alone");
+    assert_eq!(world.turns[FIRST_SERVICE as usize].get(), 0, "it took a turn");
+    // A lapsed lease comes first: then nobody is served, which is what the figures should say.
+    world.lease_expires_ns = 0;
+    let lapsed = Translation::PassThrough { service: FIRST_SERVICE, reason: LeaseExpired };
+    assert_eq!(world.connect(), lapsed);
+}
+
+#[test]
+fn observing_chooses_the_same_and_leads_where_it_was_going() {
+    for algorithm in Algorithm::ALL {
+        let balancing = World::with(algorithm, &[1; 3]);
+        let mut observing = World::with(algorithm, &[1; 3]);
+        observing.mode = Mode::Observe;
+        for _ in 0..10 {
+            let dialled = frontend(FIRST_SERVICE);
+            let (Translation::Rewrite(there), Translation::Observe(here)) =
+                (balancing.connect(), observing.connect())
+            else {
+                panic!("{}: not the same outcome", algorithm.name());
+            };
+            assert_eq!((here.addr, here.port), (dialled.addr, dialled.port));
+            assert_eq!((here.backend, here.reason), (there.backend, there.reason), "{}", algorithm.name());
+            balancing.active[there.backend as usize].set(balancing.active[there.backend as usize].get() + 1);
+            observing.active[here.backend as usize].set(observing.active[here.backend as usize].get() + 1);
+        }
+    }
+    // What passes through when balancing does so when observing.
+    check(
+        |world| {
+            world.mode = Mode::Observe;
+            world.services[FIRST_SERVICE as usize].slots = SlotRange::new(0, 0);
+        },
+        NoBackends,
+    );
+}
+
+#[test]
+fn the_self_probe_is_carried_out_in_any_mode() {
+    let mut world = World::with(LeastConnections, &[1; 3]);
+    let probe = frontend(FIRST_SERVICE);
+    world.frontends.insert(probe, PROBE_TCP);
+    world.services[PROBE_TCP as usize] = world.services[FIRST_SERVICE as usize];
+    world.backends.iter_mut().for_each(|backend| backend.service = PROBE_TCP);
+    (world.mode, world.excluded) = (Mode::Observe, true);
+    assert!(matches!(world.connect(), Translation::Rewrite(choice) if choice.service == PROBE_TCP));
 }
 
 #[test]

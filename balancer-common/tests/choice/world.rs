@@ -9,7 +9,7 @@ use std::{
 
 use balancer_common::{
     abi::{
-        Algorithm, Backend, BackendState, ClientKey, ClientState, FIRST_SERVICE, FrontendKey,
+        Algorithm, Backend, BackendState, ClientKey, ClientState, FIRST_SERVICE, FrontendKey, Mode,
         SERVICE_UNIFORM, Service, Slot, SlotRange, TCP,
     },
     addr::PortBe,
@@ -54,6 +54,8 @@ pub struct World {
     pub turns: Vec<Cell<u32>>,
     pub clients: RefCell<HashMap<ClientKey, ClientState>>,
     pub lease_expires_ns: u64,
+    pub mode: Mode,
+    pub excluded: bool,
     pub now_ns: Cell<u64>,
     pub client: Cell<u64>,
     pub node_offset: u32,
@@ -76,6 +78,8 @@ impl World {
             turns: vec![Cell::new(0); FIRST_SERVICE as usize],
             clients: RefCell::default(),
             lease_expires_ns: u64::MAX,
+            mode: Mode::Balance,
+            excluded: false,
             now_ns: Cell::new(SECOND),
             client: Cell::new(1),
             node_offset: 0,
@@ -247,6 +251,14 @@ impl Tables for World {
 
     fn lease_expires_ns(&self) -> u64 {
         self.lease_expires_ns
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn is_excluded(&self) -> bool {
+        self.excluded
     }
 
     fn now_ns(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::{mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration};
 
-use balancer_common::abi::{Control, LAYOUT_VERSION};
+use balancer_common::abi::{Control, LAYOUT_VERSION, Mode};
 
 use crate::{
     cli::agent::AgentArgs,
@@ -22,6 +22,7 @@ pub(super) enum Renewal {
 /// Writes the CONTROL map.
 pub(super) struct ControlWriter {
     lease: Option<Duration>,
+    mode: Mode,
     node_offset: u32,
     node: [u8; 64],
     source: [u8; 128],
@@ -34,6 +35,7 @@ impl ControlWriter {
         let node = args.node_name();
         Self {
             lease: args.lease.duration(),
+            mode: args.mode,
             node_offset: node_offset(&node),
             node: to_text(&node),
             source: to_text(source),
@@ -43,15 +45,19 @@ impl ControlWriter {
     }
 
     /// Introduces the agent. Keeps the lease and the freshness that an earlier agent left: its tables are
-    /// used until this one knows better.
+    /// used until this one knows better. Where that agent was in another mode nothing is translated until
+    /// this one's view is complete.
     pub(super) fn start(&mut self, maps: &Maps) {
         let earlier = maps.control();
+        let lease_expires_ns = if self.changes_mode(maps) { 0 } else { earlier.lease_expires_ns };
         maps.control.set(
             0,
             &Control {
                 layout_version: LAYOUT_VERSION,
                 node_offset: self.node_offset,
-                lease_expires_ns: earlier.lease_expires_ns,
+                mode: self.mode as u32,
+                excluded: earlier.excluded,
+                lease_expires_ns,
                 lease_ns: self.lease.map_or(0, |lease| lease.as_nanos() as u64),
                 agent_started_ns: boot_ns(),
                 synced_ns: 0,
@@ -65,6 +71,23 @@ impl ControlWriter {
                 cgroup: self.cgroup,
             },
         );
+    }
+
+    /// Whether an earlier agent was in another mode.
+    pub(super) fn changes_mode(&self, maps: &Maps) -> bool {
+        let earlier = maps.control();
+        earlier.agent_started_ns != 0 && Mode::from_u32(earlier.mode) != self.mode
+    }
+
+    /// Lets the lease lapse at once.
+    pub(super) fn suspend(&self, maps: &Maps) {
+        store(maps, offset_of!(Control, lease_expires_ns), 0);
+    }
+
+    /// Notes how many cgroups are left alone. Those who look for them see the map that holds them already.
+    pub(super) fn excluded(&self, maps: &Maps, count: u32) {
+        // Two words of 32 bits, as they lie in memory.
+        store(maps, offset_of!(Control, mode), bytemuck::cast([self.mode as u32, count]));
     }
 
     /// Renews the lease, unless it has lapsed: while nobody watched, pods may have gone whose addresses
@@ -153,6 +176,8 @@ pub(super) fn describe_holder(pins: &Pins) -> String {
 const _: () = {
     // Words that are stored by themselves are aligned ones.
     assert!(offset_of!(Control, lease_expires_ns).is_multiple_of(8));
+    assert!(offset_of!(Control, mode).is_multiple_of(8));
+    assert!(offset_of!(Control, excluded) == offset_of!(Control, mode) + 4);
     assert!(offset_of!(Control, synced_ns).is_multiple_of(8));
     assert!(offset_of!(Control, contact_ns).is_multiple_of(8));
     assert!(offset_of!(Control, changed_ns).is_multiple_of(8));

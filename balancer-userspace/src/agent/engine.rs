@@ -56,6 +56,10 @@ impl Engine {
         self.reconciler.kernel()
     }
 
+    pub(super) const fn maps_mut(&mut self) -> &mut Maps {
+        self.reconciler.kernel_mut()
+    }
+
     pub(super) const fn is_synced(&self) -> bool {
         self.synced
     }

@@ -9,6 +9,7 @@ mod engine;
 mod status;
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -17,6 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use balancer_common::abi::Mode;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -37,6 +39,7 @@ use crate::{
         values::{HttpListen, LeaseTerm},
     },
     datapath::{self, DatapathError, Installation, Pins, Sizes},
+    exclusion::{Exclusions, Pods},
     http::Server,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
@@ -146,11 +149,29 @@ async fn serve(
     let mut maps = installation.maps;
     datapath::set_up_probe(&mut maps).map_err(failure)?;
     let mut control = ControlWriter::new(args, cgroup, &describe(&source));
-    let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
+    let changes_mode = control.changes_mode(&maps);
+    if changes_mode {
+        // Before anything else changes: what was observed must not be mistaken for what was balanced.
+        control.suspend(&maps);
+    }
+    let mut recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
+    if changes_mode {
+        let earlier = Mode::from_u32(recovered.kernel().control().mode);
+        recovered.disband(earlier.name(), Instant::now()).map_err(failure)?;
+        log::info!(
+            "the mode changes from {} to {}: connects are left alone until everything has been listed, and counts \
+             of backends begin anew",
+            earlier.name(),
+            args.mode.name()
+        );
+    }
     let metrics = Arc::new(AgentMetrics::default());
     let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
+    let mut exclusions = exclusions(args, cgroup);
+    let mut complaint = None;
+    refresh(&mut exclusions, &mut engine, &control, &mut complaint);
 
     let (mut task, mut events, mut health) = start(&source);
     let cgroup_id = fs::metadata(cgroup).with_context(|| format!("cannot read {}", cgroup.display()))?.ino();
@@ -203,6 +224,7 @@ async fn serve(
                     return Err(failure(DatapathError::Removed(pins.root().into())));
                 }
                 engine.sweep(Instant::now());
+                refresh(&mut exclusions, &mut engine, &control, &mut complaint);
                 // In this order: what could be read at last was sent before it counted as read.
                 if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {
                     control.changed(engine.maps());
@@ -269,6 +291,42 @@ impl Watchman {
         self.errors = all;
         new
     }
+}
+
+/// What is left alone besides what opts out by itself.
+fn exclusions(args: &AgentArgs, root: &Path) -> Exclusions {
+    for path in &args.exclude_cgroup {
+        if !path.is_dir() {
+            log::warn!(
+                "--exclude-cgroup {}: there is no such directory now; it is looked for every second",
+                path.display()
+            );
+        }
+    }
+    let mut exclusions = Exclusions::new(root, args.exclude_cgroup.clone());
+    exclusions.set_pods(Pods::Known(BTreeSet::new()), Instant::now());
+    exclusions
+}
+
+/// Brings what the programs leave alone in step. What fails is tried again at the next turn, and logged once.
+fn refresh(
+    exclusions: &mut Exclusions,
+    engine: &mut Engine,
+    control: &ControlWriter,
+    complaint: &mut Option<String>,
+) {
+    let (count, result) = exclusions.refresh(engine.maps_mut(), Instant::now());
+    if count != engine.maps().control().excluded {
+        control.excluded(engine.maps(), count);
+        log::info!("the processes of {count} cgroups are left alone");
+    }
+    let found = result.err().map(|error| error.to_string());
+    if let Some(error) = &found
+        && found != *complaint
+    {
+        log::error!("{error}");
+    }
+    *complaint = found;
 }
 
 /// What is known before the source has said anything.

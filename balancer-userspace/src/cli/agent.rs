@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use balancer_common::abi::Algorithm;
+use balancer_common::abi::{Algorithm, Mode};
 use clap::{Args, ValueEnum, value_parser};
 
 use super::{
@@ -55,6 +55,14 @@ pub struct AgentArgs {
     /// How Services without an annotation of their own choose a backend
     #[arg(long, env = "BALANCER_ALGORITHM", value_name = "NAME", default_value = Algorithm::LeastConnections.name(), value_parser = values::algorithm())]
     pub algorithm: Algorithm,
+
+    /// balance, or observe: leave every connect alone, and count what balancing would have done
+    #[arg(long, env = "BALANCER_MODE", value_name = "MODE", default_value = Mode::Balance.name(), value_parser = values::mode())]
+    pub mode: Mode,
+
+    /// cgroup whose processes are left alone, with all cgroups below it; several are separated by commas
+    #[arg(long, env = "BALANCER_EXCLUDE_CGROUP", value_name = "DIR", value_delimiter = ',')]
+    pub exclude_cgroup: Vec<PathBuf>,
 
     /// Address for /metrics, /livez and /readyz, or off
     #[arg(long, env = "BALANCER_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:9990")]

@@ -168,9 +168,15 @@ fn show(out: &mut String, explanation: &Explanation, format: Format, palette: Pa
             palette.paint(out, Ink::Warn, "passed through");
             out.push_str(&format!(": {}\n", cause_sentence(*cause)));
         }
-        Verdict::Rewrite(choice) => {
+        Verdict::Rewrite(choice) | Verdict::Observe(choice) => {
             out.push_str("  ");
-            palette.paint(out, Ink::Good, "rewritten");
+            match explanation.verdict {
+                Verdict::Observe(_) => {
+                    palette.paint(out, Ink::Warn, "left alone");
+                    out.push_str(" (the agent only observes); would be rewritten");
+                }
+                Verdict::Rewrite(_) | Verdict::PassThrough(_) => palette.paint(out, Ink::Good, "rewritten"),
+            }
             let candidates = text::count(choice.candidates.len() as u64, "backend", "backends");
             out.push_str(&format!(" to one of {candidates}: {}\n", safe(&choice.rule)));
             candidates_table(choice, format).render(out, palette, "  ");
@@ -252,6 +258,11 @@ const fn cause_sentence(cause: PassCause) -> &'static str {
         PassCause::Program(PassReason::Inconsistent) => {
             "the tables contradict each other (an update is under way); ask again"
         }
+        PassCause::Program(PassReason::Excluded) => {
+            "this process is in a cgroup that is left alone: its pod or namespace has opted out, or the \
+             agent was told to (--exclude-cgroup)"
+        }
+        PassCause::Program(PassReason::Observed) => "the agent only observes",
         PassCause::Program(PassReason::NoSocketState) => "the kernel has no memory for the socket's state",
     }
 }

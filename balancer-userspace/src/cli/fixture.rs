@@ -17,6 +17,8 @@ use crate::{
 /// An agent with which all is well.
 pub fn agent() -> AgentView {
     AgentView {
+        mode: balancer_common::abi::Mode::Balance,
+        excluded: 0,
         liveness: Liveness::Running,
         pid: 4242,
         version: "0.1.0".into(),
@@ -78,7 +80,7 @@ pub fn service(id: u32, namespace: &str, name: &str, port_name: &str, frontend: 
         revision: 3,
         problem: None,
         picks: [0; 4],
-        passes: [0; 4],
+        passes: [0; 6],
         flow_evictions: 0,
         backends: Vec::new(),
     }
@@ -99,12 +101,12 @@ pub fn snapshot() -> Snapshot {
         ..backend(10, 2, 0)
     }];
     let mut empty = service(2, "default", "empty", "", "10.96.0.99:80");
-    empty.passes = [0, 5, 0, 0];
+    empty.passes = [0, 5, 0, 0, 0, 0];
     empty.problem = Some("annotation balancer.dev/algorithm: unknown algorithm \"fastest\"".into());
     let mut web = service(3, "default", "web", "http", "10.96.0.1:80");
     web.affinity = Some(Duration::from_secs(10_800));
     web.picks = [40, 0, 7, 1];
-    web.passes = [2, 0, 0, 0];
+    web.passes = [2, 0, 0, 0, 0, 0];
     web.backends = vec![
         backend(1, 5, 4),
         BackendView { weight: 2, ..backend(2, 6, 7) },

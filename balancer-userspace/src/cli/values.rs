@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
-use balancer_common::abi::Algorithm;
+use balancer_common::abi::{Algorithm, Mode};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 /// How long the programs trust the tables after the agent's last sign of life.
@@ -82,6 +82,12 @@ impl fmt::Display for HttpListen {
 pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
     PossibleValuesParser::new(Algorithm::ALL.map(Algorithm::name))
         .map(|name| Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name).unwrap_or_default())
+}
+
+/// Parses the name of a [`Mode`].
+pub fn mode() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::ALL.map(Mode::name))
+        .map(|name| Mode::ALL.into_iter().find(|mode| mode.name() == name).unwrap_or_default())
 }
 
 /// Parses the seconds between two refreshes: 0.1 to 86,400, decimals allowed.

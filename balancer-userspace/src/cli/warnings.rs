@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use balancer_common::abi::Mode;
+
 use super::text;
 use crate::view::{Lease, Liveness, MapFill, Snapshot};
 
@@ -49,6 +51,14 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<Warning> {
             warn("lease-never-taken", "no agent has taken the lease yet: no connect is balanced".to_owned());
         }
         Lease::Endless | Lease::Valid(_) => {}
+    }
+    if agent.mode == Mode::Observe {
+        warn(
+            "observing",
+            "the agent only observes (--mode observe): every connect is left alone, and counted as if it had \
+             gone to the backend that balancing would have chosen"
+                .to_owned(),
+        );
     }
     if agent.synced.is_none() {
         warn(

@@ -114,6 +114,11 @@ pub enum DatapathError {
         /// The flag of `balancer agent`.
         flag: &'static str,
     },
+    /// More cgroups than can be left alone.
+    #[error(
+        "more than {0} cgroups are to be left alone; leave out one that lies above several of them instead"
+    )]
+    TooManyExcluded(u32),
     /// A program was refused.
     #[error("the kernel refused program {program}: {cause}")]
     Program {

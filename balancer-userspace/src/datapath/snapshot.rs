@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use balancer_common::abi::{
-    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, Service, ServiceMeta,
+    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, Mode, PassReason, Service,
+    ServiceMeta,
 };
 
 use super::{Access, DatapathError, Maps, Pins, from_text, text::backend_names};
@@ -114,7 +115,7 @@ fn service_view(
         revision: service.revision,
         problem: (!problem.is_empty()).then_some(problem),
         picks: stats.picks,
-        passes: stats.passes,
+        passes: PassReason::ALL.map(|reason| stats.passes[reason as usize]),
         flow_evictions: stats.flow_evictions,
         backends,
     })
@@ -148,6 +149,8 @@ fn agent_view(pins: &Pins, control: &Control) -> Result<AgentView, DatapathError
         version: from_text(&control.agent_version),
         node: from_text(&control.node),
         source: from_text(&control.source),
+        mode: Mode::from_u32(control.mode),
+        excluded: control.excluded,
         cgroup: from_text(&control.cgroup).into(),
         pins: pins.root().into(),
         uptime: since(control.agent_started_ns),

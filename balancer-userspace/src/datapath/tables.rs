@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use balancer_common::abi::{
-    Backend, BackendMeta, BackendStats, ClientKey, ClientState, Control, FrontendKey, Service, ServiceMeta,
-    ServiceStats, Slot, SocketState, UdpFlows,
+    Backend, BackendMeta, BackendStats, ClientKey, ClientState, Control, FrontendKey, MAX_EXCLUDED, Service,
+    ServiceMeta, ServiceStats, Slot, SocketState, UdpFlows,
 };
 
 use super::{Access, DatapathError, MappedArray, Pins, sys};
@@ -26,7 +26,7 @@ const fn spec<K, V>(name: &'static str) -> MapSpec {
 }
 
 /// Every map that is pinned.
-pub(super) const MAPS: [MapSpec; 12] = [
+pub(super) const MAPS: [MapSpec; 13] = [
     spec::<FrontendKey, u32>("FRONTENDS"),
     spec::<u32, Service>("SERVICES"),
     spec::<u32, ServiceStats>("SERVICE_STATS"),
@@ -34,6 +34,7 @@ pub(super) const MAPS: [MapSpec; 12] = [
     spec::<u32, Backend>("BACKENDS"),
     spec::<u32, BackendStats>("BACKEND_STATS"),
     spec::<ClientKey, ClientState>("CLIENTS"),
+    spec::<u64, u32>("EXCLUDED"),
     spec::<u32, Control>("CONTROL"),
     spec::<u32, ServiceMeta>("SERVICE_META"),
     spec::<u32, BackendMeta>("BACKEND_META"),
@@ -60,6 +61,7 @@ pub struct Maps {
     clients: HashMap<MapData, ClientKey, ClientState>,
     service_meta: HashMap<MapData, u32, ServiceMeta>,
     backend_meta: HashMap<MapData, u32, BackendMeta>,
+    excluded: HashMap<MapData, u64, u32>,
     max_clients: u32,
     sockets: OwnedFd,
     flows: OwnedFd,
@@ -84,6 +86,7 @@ impl Maps {
             clients: hash(pins, "CLIENTS")?,
             service_meta: hash(pins, "SERVICE_META")?,
             backend_meta: hash(pins, "BACKEND_META")?,
+            excluded: hash(pins, "EXCLUDED")?,
             max_clients: check_map(pins, &spec::<ClientKey, ClientState>("CLIENTS"))?,
             sockets: open(pins, "SOCKETS")?,
             flows: open(pins, "UDP_FLOWS")?,
@@ -178,6 +181,34 @@ impl Maps {
     /// Forgets the names of a backend.
     pub fn remove_backend_meta(&mut self, id: u32) -> Result<(), DatapathError> {
         absent(self.backend_meta.remove(&id)).map(drop).map_err(map_error("BACKEND_META"))
+    }
+
+    /// The ids of the cgroups that are left alone.
+    pub fn excluded(&self) -> Result<Vec<u64>, DatapathError> {
+        self.excluded.keys().collect::<Result<_, _>>().map_err(map_error("EXCLUDED"))
+    }
+
+    /// Whether the cgroup of this id is left alone.
+    pub fn is_excluded(&self, cgroup: u64) -> Result<bool, DatapathError> {
+        absent(self.excluded.get(&cgroup, 0)).map(|entry| entry.is_some()).map_err(map_error("EXCLUDED"))
+    }
+
+    /// Leaves a cgroup alone.
+    ///
+    /// # Errors
+    /// [`DatapathError::TooManyExcluded`] if there is no room.
+    pub fn insert_excluded(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        self.excluded.insert(&cgroup, &1, 0).map_err(|error| match error {
+            MapError::SyscallError(inner) if inner.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                DatapathError::TooManyExcluded(MAX_EXCLUDED)
+            }
+            error => map_error("EXCLUDED")(error),
+        })
+    }
+
+    /// Leaves a cgroup alone no more.
+    pub fn remove_excluded(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        absent(self.excluded.remove(&cgroup)).map(drop).map_err(map_error("EXCLUDED"))
     }
 
     /// The storage map of connected sockets.

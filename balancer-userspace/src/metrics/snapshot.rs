@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use balancer_common::abi::{BackendStats, PassReason, PickReason, handshake_bound_ns};
+use balancer_common::abi::{BackendStats, Mode, PassReason, PickReason, handshake_bound_ns};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet},
@@ -48,6 +48,7 @@ fn agent(out: &mut Encoder<'_, '_>, agent: &AgentView) -> fmt::Result {
         ("version", agent.version.clone()),
         ("node", agent.node.clone()),
         ("source", agent.source.clone()),
+        ("mode", agent.mode.name().to_owned()),
         ("cgroup", agent.cgroup.display().to_string()),
     ];
     out.info("balancer_agent", "The agent", [&info])?;
@@ -74,6 +75,16 @@ fn agent(out: &mut Encoder<'_, '_>, agent: &AgentView) -> fmt::Result {
         age(agent.contact),
     )?;
     seconds("balancer_tables_change_age", "Time since the tables last changed", age(agent.changed))?;
+    out.gauge(
+        "balancer_observing",
+        "1 while connects are only observed, and none is balanced (--mode observe)",
+        u64::from(agent.mode == Mode::Observe),
+    )?;
+    out.gauge(
+        "balancer_excluded_cgroups",
+        "Cgroups whose processes are left alone: pods that opted out, and --exclude-cgroup",
+        agent.excluded.into(),
+    )?;
     out.gauge("balancer_synced", "1 once the view is complete", u64::from(agent.synced.is_some()))?;
     out.gauge(
         "balancer_skipped_objects",

@@ -135,9 +135,9 @@ fn the_bound_holds_and_what_is_left_out_is_counted() {
 fn services_that_were_dialled_come_first() {
     let mut snapshot = fixture::snapshot();
     snapshot.services.insert(0, fixture::service(9, "a", "idle", "", "10.96.0.50:80"));
-    let limited = text(snapshot, 30);
+    let limited = text(snapshot, 36);
     assert!(limited.contains("service=\"dns\"") && !limited.contains("service=\"idle\""), "{limited}");
-    assert_eq!(value(&limited, "balancer_metrics_series_left_out{dialled=\"false\"}"), "10");
+    assert_eq!(value(&limited, "balancer_metrics_series_left_out{dialled=\"false\"}"), "12");
 }
 
 #[test]

@@ -271,11 +271,15 @@ fn self_probe(pins: &Pins, maps: &Maps, agent: &AgentView) -> CheckItem {
 
 /// Whether this process is in `cgroup` or below; `None` if that cannot be told.
 pub(super) fn own_cgroup(cgroup: &Path) -> Option<bool> {
+    own_cgroup_path().map(|own| own.starts_with(cgroup))
+}
+
+/// The cgroup of this process, where it is mounted.
+pub(super) fn own_cgroup_path() -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let root = datapath::find_cgroup2(None).ok()?;
-    let own: PathBuf = root.join(own.trim_start_matches('/'));
-    Some(own.starts_with(cgroup))
+    Some(root.join(own.trim_start_matches('/')))
 }
 
 /// Runs the probe in a process of its own that moves into `cgroup` first.

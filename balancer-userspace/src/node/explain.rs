@@ -1,11 +1,11 @@
 //! What a connect from here would do: the same decision that the programs take, on the same tables.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, os::unix::fs::MetadataExt as _};
 
 use balancer_common::{
     abi::{
-        Algorithm, Backend, ClientKey, ClientState, FULL_SCAN, FrontendKey, PassReason, PickReason, Service,
-        WINDOW,
+        Algorithm, Backend, ClientKey, ClientState, FULL_SCAN, FrontendKey, Mode, PassReason, PickReason,
+        Service, WINDOW,
     },
     addr::PortBe,
     select::source_hash,
@@ -34,6 +34,7 @@ struct Frozen<'a> {
     service: Option<Service>,
     backends: HashMap<u32, Backend>,
     client: u64,
+    excluded: bool,
 }
 
 impl Load for Frozen<'_> {
@@ -77,6 +78,14 @@ impl Tables for Frozen<'_> {
         self.maps.control().lease_expires_ns
     }
 
+    fn mode(&self) -> Mode {
+        Mode::from_u32(self.maps.control().mode)
+    }
+
+    fn is_excluded(&self) -> bool {
+        self.excluded
+    }
+
     fn now_ns(&self) -> u64 {
         boot_ns()
     }
@@ -115,6 +124,7 @@ pub(super) fn explain(
         service: id.and_then(|id| maps.services.get(id)),
         backends: backends.iter().filter_map(|view| Some((view.id, maps.backends.get(view.id)?))).collect(),
         client: sockets::own_netns_cookie().unwrap_or(0),
+        excluded: is_excluded(maps),
     };
     let mut notes = Vec::new();
     if check::own_cgroup(&snapshot.agent.cgroup) == Some(false) {
@@ -132,13 +142,18 @@ pub(super) fn explain(
             (Translation::Rewrite(choice), Some(view)) => {
                 Verdict::Rewrite(candidates(&tables, view, choice.backend, choice.reason))
             }
+            (Translation::Observe(choice), Some(view)) => {
+                Verdict::Observe(candidates(&tables, view, choice.backend, choice.reason))
+            }
             (Translation::PassThrough { reason, .. }, _) => {
                 if reason == PassReason::NoBackends {
                     notes.extend(view.and_then(|view| view.problem.clone()));
                 }
                 Verdict::PassThrough(PassCause::Program(reason))
             }
-            (Translation::Miss | Translation::Rewrite(_), _) => Verdict::PassThrough(PassCause::NotAService),
+            (Translation::Miss | Translation::Rewrite(_) | Translation::Observe(_), _) => {
+                Verdict::PassThrough(PassCause::NotAService)
+            }
         }
     };
     Ok(Explanation {
@@ -154,6 +169,16 @@ pub(super) fn explain(
         }),
         verdict,
         notes,
+    })
+}
+
+/// Whether this process is in a cgroup that is left alone. Only cgroups that it sees are looked at: a container
+/// with a cgroup namespace of its own does not see that of its pod.
+fn is_excluded(maps: &Maps) -> bool {
+    check::own_cgroup_path().is_some_and(|own| {
+        own.ancestors()
+            .filter_map(|cgroup| std::fs::metadata(cgroup).ok())
+            .any(|facts| maps.is_excluded(facts.ino()).unwrap_or(false))
     })
 }
 

@@ -358,7 +358,7 @@ impl<K: KernelTables> Reconciler<K> {
         Ok(())
     }
 
-    fn remove_port(&mut self, key: &PortKey, now: Instant) -> Result<(), DatapathError> {
+    pub(super) fn remove_port(&mut self, key: &PortKey, now: Instant) -> Result<(), DatapathError> {
         let Some(applied) = self.ports.get(key) else { return Ok(()) };
         let (id, frontend) = (applied.id, applied.frontend);
         self.remove_frontend(&frontend, id)?;

@@ -26,7 +26,7 @@ use super::{
     slots::{members, service_entry},
 };
 use crate::{
-    datapath::{DatapathError, backend_names, from_text},
+    datapath::{DatapathError, backend_meta, backend_names, from_text},
     model::{Condition, DesiredBackend, Family, Frontend, ObjectName, PortKey, Protocol},
 };
 
@@ -152,6 +152,31 @@ impl<K: KernelTables> Reconciler<K> {
             && self.holds(applied.slots, &layout(applied.algorithm, &members));
         self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
         self.ports.insert(key, applied);
+        Ok(())
+    }
+
+    /// Takes every Service port out. No backend is taken up again by the pod that it stands for: it lingers, for
+    /// as long as sockets are counted under it, as one of another time, whose name ends in `(label)`.
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses; it may be called again.
+    pub fn disband(&mut self, label: &str, now: Instant) -> Result<(), DatapathError> {
+        let keys: Vec<PortKey> = self.ports.keys().cloned().collect();
+        for key in keys {
+            self.remove_port(&key, now)?;
+        }
+        let lingering: Vec<(u32, Gone)> =
+            self.lingering.iter().map(|(id, gone)| (id, gone.clone())).collect();
+        for (id, gone) in lingering {
+            let [pod, node, zone] =
+                self.kernel.backend_meta(id)?.map(|meta| backend_names(&meta)).unwrap_or_default();
+            if pod.ends_with(')') {
+                continue;
+            }
+            let pod = format!("{pod} ({label})").trim_start().to_owned();
+            self.kernel.set_backend_meta(id, &backend_meta(&pod, &node, &zone))?;
+            self.lingering.insert(id, Gone { pod: Some(pod.into()), ..gone });
+        }
         Ok(())
     }
 

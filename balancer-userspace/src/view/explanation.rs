@@ -45,6 +45,8 @@ pub enum Verdict {
     PassThrough(PassCause),
     /// Rewrite it to one of the candidates.
     Rewrite(Choice),
+    /// Leave it alone, and count it as if it went to one of the candidates.
+    Observe(Choice),
 }
 
 /// Why a connect would be left alone.

@@ -13,7 +13,7 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(1);
 
 /// Stands in for kube-proxy: sends what reaches the node for a Service address to one pod.
-fn proxy(set: &Set, vip: SocketAddr, to: &Pod) {
+pub fn proxy(set: &Set, vip: SocketAddr, to: &Pod) {
     let mut rules = vec![vec!["-F".to_owned(), "PREROUTING".to_owned()]];
     let rule = format!(
         "-A PREROUTING -d {} -p tcp --dport {} -j DNAT --to-destination {}",
@@ -31,7 +31,7 @@ fn proxy(set: &Set, vip: SocketAddr, to: &Pod) {
 }
 
 /// A set whose Service is answered by pod 0 where the programs leave a connect alone.
-fn beside_a_proxy(pods: usize) -> Set {
+pub fn beside_a_proxy(pods: usize) -> Set {
     let set = Set::new(pods);
     set.client.route_services_to_node().unwrap();
     proxy(&set, vip4(1), &set.pods[0]);

@@ -152,6 +152,7 @@ impl From<&Explanation> for ExplanationDoc {
         let (verdict, reason, choice) = match &explanation.verdict {
             Verdict::PassThrough(cause) => ("pass-through", Some(cause_name(*cause)), None),
             Verdict::Rewrite(choice) => ("rewrite", None, Some(choice)),
+            Verdict::Observe(choice) => ("observe", None, Some(choice)),
         };
         let Frontend { addr, port, protocol } = explanation.dialled;
         Self {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use balancer_common::{
-    abi::{Backend, ClientKey, ClientState, FrontendKey, Service},
+    abi::{Backend, ClientKey, ClientState, FrontendKey, Mode, Service},
     tables::{Load, Tables},
 };
 
@@ -73,6 +73,14 @@ impl Tables for Eyes<'_> {
 
     fn lease_expires_ns(&self) -> u64 {
         u64::MAX
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::Balance
+    }
+
+    fn is_excluded(&self) -> bool {
+        false
     }
 
     fn now_ns(&self) -> u64 {

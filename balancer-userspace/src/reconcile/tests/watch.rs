@@ -139,6 +139,7 @@ impl Fake {
                         allowed.targets
                     );
                 }
+                Translation::Observe(choice) => panic!("{choice:?} is only observed"),
                 Translation::Miss => assert!(!allowed.must_be_sent, "a connect missed its Service"),
                 Translation::PassThrough { reason, .. } => assert!(
                     !allowed.must_be_sent && reason == PassReason::NoBackends,
