@@ -10,6 +10,7 @@ mod beside;
 mod bytes;
 mod failures;
 mod foreign;
+mod left_alone;
 mod lifetimes;
 mod passing;
 mod storms;
