@@ -160,6 +160,9 @@ impl Engine {
         let mut outcome = Outcome::Ok;
         for service in services {
             let desired = self.index.resolve(service);
+            if let Some(reason) = self.index.exclusion(service) {
+                log::debug!("{service} is left alone: {}", reason.name());
+            }
             match self.reconciler.apply(service, desired, now) {
                 Ok(ports) => {
                     changed += ports;
@@ -205,12 +208,13 @@ impl Engine {
 
 fn kind(event: &Event) -> EventKind {
     match event {
-        Event::AllServices(_) | Event::AllSlices(_) => EventKind::List,
+        Event::AllServices(_) | Event::AllSlices(_) | Event::AllNamespaces(_) => EventKind::List,
         Event::Service(_) => EventKind::Service,
         Event::ServiceGone(_) => EventKind::ServiceGone,
         Event::Slice(_) => EventKind::Slice,
         Event::SliceGone(_) => EventKind::SliceGone,
         Event::Node(_) => EventKind::Node,
+        Event::Namespace(_) | Event::NamespaceGone(_) => EventKind::Namespace,
         Event::Skipped { .. } => EventKind::Skipped,
     }
 }

@@ -12,7 +12,7 @@ use super::{
     exit::Failure,
     values::{self, HttpListen, LeaseTerm},
 };
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, model::Selection};
 
 /// Flags of `balancer agent`.
 #[derive(Args, Clone, Debug)]
@@ -64,6 +64,13 @@ pub struct AgentArgs {
     #[arg(long, env = "BALANCER_EXCLUDE_CGROUP", value_name = "DIR", value_delimiter = ',')]
     pub exclude_cgroup: Vec<PathBuf>,
 
+    /// Which Services are balanced: all but those that opt out, or those alone that are annotated with balancer.dev/enabled: "true"
+    ///
+    /// The annotation balancer.dev/enabled, "true" or "false", on a Service beats the one on its Namespace, which beats
+    /// this flag.
+    #[arg(long, env = "BALANCER_SELECT", value_name = "WHICH", default_value = "all")]
+    pub select: SelectChoice,
+
     /// Address for /metrics, /livez and /readyz, or off
     #[arg(long, env = "BALANCER_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:9990")]
     pub http: HttpListen,
@@ -108,6 +115,24 @@ pub enum SourceKind {
     Manifests,
     /// A Kubernetes API server.
     Kubernetes,
+}
+
+/// Which Services are balanced of which nobody says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SelectChoice {
+    /// All of them.
+    All,
+    /// None of them.
+    Annotated,
+}
+
+impl From<SelectChoice> for Selection {
+    fn from(choice: SelectChoice) -> Self {
+        match choice {
+            SelectChoice::All => Self::All,
+            SelectChoice::Annotated => Self::Annotated,
+        }
+    }
 }
 
 /// A source with what it needs.
@@ -177,6 +202,8 @@ mod tests {
         let args = parse("");
         assert_eq!(args.lease, LeaseTerm::Lasts(Duration::from_secs(60)));
         assert_eq!(args.algorithm, Algorithm::LeastConnections);
+        assert_eq!(args.select, SelectChoice::All);
+        assert_eq!(parse("--select annotated").select, SelectChoice::Annotated);
         assert_eq!(args.http.to_string(), "127.0.0.1:9990");
         let sizes = [args.max_services, args.max_backends, args.max_slots, args.max_clients];
         assert_eq!(sizes, [16_384, 65_536, 262_144, 65_536]);

@@ -34,6 +34,8 @@ pub enum EventKind {
     SliceGone,
     /// The node changed.
     Node,
+    /// A Namespace was added, changed or removed.
+    Namespace,
     /// A whole list was read.
     List,
     /// An object was skipped.
@@ -67,6 +69,7 @@ impl EncodeLabelValue for EventKind {
             Self::Slice => "slice",
             Self::SliceGone => "slice-gone",
             Self::Node => "node",
+            Self::Namespace => "namespace",
             Self::List => "list",
             Self::Skipped => "skipped",
         };

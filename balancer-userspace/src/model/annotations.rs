@@ -6,14 +6,14 @@
 use balancer_common::abi::{Algorithm, MAX_WEIGHT};
 use thiserror::Error;
 
-use super::quote::quote;
+use super::{Participation, quote::quote};
 
 /// What every annotation of ours begins with.
 pub const PREFIX: &str = "balancer.dev/";
 
 /// On a Service: how to choose among its endpoints.
 const ALGORITHM: &str = "algorithm";
-/// On a Service: whether to balance it at all.
+/// On a Service or a Namespace: whether to balance it at all.
 const ENABLED: &str = "enabled";
 /// On an EndpointSlice: the weight of its endpoints.
 const WEIGHT: &str = "weight";
@@ -23,18 +23,8 @@ const WEIGHT: &str = "weight";
 pub struct ServiceSettings {
     /// `balancer.dev/algorithm`; `None` where absent or malformed: the node's default holds.
     pub algorithm: Option<Algorithm>,
-    /// `balancer.dev/enabled`.
-    pub participation: Participation,
-}
-
-/// Whether the owner of a Service wants it balanced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Participation {
-    /// Yes, or no word about it.
-    #[default]
-    Balanced,
-    /// `balancer.dev/enabled: "false"`.
-    OptedOut,
+    /// `balancer.dev/enabled`; `None` where absent or malformed: the Namespace's word holds, or `--select`.
+    pub enabled: Option<Participation>,
 }
 
 /// An annotation that was not understood. The message names the annotation, the value and what holds instead.
@@ -52,7 +42,7 @@ pub enum AnnotationError {
     },
     /// `balancer.dev/enabled` with another value than true or false.
     #[error(
-        "annotation {PREFIX}{ENABLED}: {} is neither \"true\" nor \"false\"; it is balanced",
+        "annotation {PREFIX}{ENABLED}: {} is neither \"true\" nor \"false\"; it is ignored",
         quote(value)
     )]
     Enabled {
@@ -74,6 +64,12 @@ pub enum AnnotationError {
     /// An annotation that is not known on a Service.
     #[error("annotation {} is not known on a Service (known: {ALGORITHM}, {ENABLED})", quote_name(name))]
     UnknownOnService {
+        /// Without the prefix.
+        name: String,
+    },
+    /// An annotation that is not known on a Namespace.
+    #[error("annotation {} is not known on a Namespace (known: {ENABLED})", quote_name(name))]
+    UnknownOnNamespace {
         /// Without the prefix.
         name: String,
     },
@@ -105,16 +101,41 @@ pub fn parse_service<'a>(
                 Some(algorithm) => settings.algorithm = Some(algorithm),
                 None => errors.push(AnnotationError::Algorithm { value: value.to_owned() }),
             },
-            ENABLED => match value {
-                "true" => settings.participation = Participation::Balanced,
-                "false" => settings.participation = Participation::OptedOut,
-                _ => errors.push(AnnotationError::Enabled { value: value.to_owned() }),
+            ENABLED => match parse_enabled(value) {
+                Ok(enabled) => settings.enabled = Some(enabled),
+                Err(error) => errors.push(error),
             },
             WEIGHT => errors.push(AnnotationError::WeightOnService),
             _ => errors.push(AnnotationError::UnknownOnService { name: name.to_owned() }),
         }
     }
     (settings, errors)
+}
+
+/// Reads the annotations of a Namespace, as [`parse_service`]: what it asks for on behalf of its Services.
+pub fn parse_namespace<'a>(
+    annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> (Option<Participation>, Vec<AnnotationError>) {
+    let mut enabled = None;
+    let mut errors = Vec::new();
+    for (name, value) in annotations {
+        match name {
+            ENABLED => match parse_enabled(value) {
+                Ok(parsed) => enabled = Some(parsed),
+                Err(error) => errors.push(error),
+            },
+            _ => errors.push(AnnotationError::UnknownOnNamespace { name: name.to_owned() }),
+        }
+    }
+    (enabled, errors)
+}
+
+fn parse_enabled(value: &str) -> Result<Participation, AnnotationError> {
+    match value {
+        "true" => Ok(Participation::OptedIn),
+        "false" => Ok(Participation::OptedOut),
+        _ => Err(AnnotationError::Enabled { value: value.to_owned() }),
+    }
 }
 
 /// Reads the annotations of an EndpointSlice, as [`parse_service`]: the weight of its endpoints.
@@ -154,27 +175,44 @@ mod tests {
     fn check(
         annotations: &[(&str, &str)],
         algorithm: Option<Algorithm>,
-        in_or_out: Participation,
+        enabled: Option<Participation>,
         errors: &[&str],
     ) {
         let (settings, found) = parse_service(annotations.iter().copied());
-        assert_eq!(settings, ServiceSettings { algorithm, participation: in_or_out });
+        assert_eq!(settings, ServiceSettings { algorithm, enabled });
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found, errors);
     }
 
     #[test]
     fn every_algorithm_is_known_by_its_name() {
-        check(&[], None, Participation::Balanced, &[]);
+        check(&[], None, None, &[]);
         for algorithm in Algorithm::ALL {
-            check(&[("algorithm", algorithm.name())], Some(algorithm), Participation::Balanced, &[]);
+            check(&[("algorithm", algorithm.name())], Some(algorithm), None, &[]);
         }
     }
 
     #[test]
     fn a_service_may_opt_out() {
-        check(&[("enabled", "false")], None, Participation::OptedOut, &[]);
-        check(&[("enabled", "true")], None, Participation::Balanced, &[]);
+        check(&[("enabled", "false")], None, Some(Participation::OptedOut), &[]);
+        check(&[("enabled", "true")], None, Some(Participation::OptedIn), &[]);
+    }
+
+    #[test]
+    fn a_namespace_speaks_for_its_services_and_of_nothing_else() {
+        assert_eq!(parse_namespace([]), (None, vec![]));
+        assert_eq!(parse_namespace([("enabled", "true")]), (Some(Participation::OptedIn), vec![]));
+        assert_eq!(parse_namespace([("enabled", "false")]), (Some(Participation::OptedOut), vec![]));
+        let (enabled, errors) = parse_namespace([("enabled", "False"), ("algorithm", "random")]);
+        assert_eq!(enabled, None);
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors,
+            [
+                "annotation balancer.dev/enabled: \"False\" is neither \"true\" nor \"false\"; it is ignored",
+                "annotation \"balancer.dev/algorithm\" is not known on a Namespace (known: enabled)",
+            ]
+        );
     }
 
     #[test]
@@ -182,11 +220,11 @@ mod tests {
         check(
             &[("algorithm", "Random"), ("enabled", "no\n"), ("weight", "3"), ("algoritm", "random")],
             None,
-            Participation::Balanced,
+            None,
             &[
                 "annotation balancer.dev/algorithm: \"Random\" is not an algorithm (least-connections, \
                  round-robin, client-round-robin, random, source-hash); the node's default is used",
-                "annotation balancer.dev/enabled: \"no\\n\" is neither \"true\" nor \"false\"; it is balanced",
+                "annotation balancer.dev/enabled: \"no\\n\" is neither \"true\" nor \"false\"; it is ignored",
                 "annotation balancer.dev/weight has no effect on a Service: set it on its EndpointSlices",
                 "annotation \"balancer.dev/algoritm\" is not known on a Service (known: algorithm, enabled)",
             ],

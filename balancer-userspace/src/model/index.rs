@@ -1,18 +1,19 @@
 //! All objects that the agent knows, and which Services an event touches.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use balancer_common::abi::Algorithm;
 
 use super::{
-    DesiredPort, Dirty, Event, Exclusion, InternalTraffic, NodeInfo, ObjectName, Scope, ServiceSpec,
-    SliceSpec,
+    DesiredPort, Dirty, Event, Exclusion, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName, Scope,
+    Selection, ServiceSpec, SliceSpec,
     claims::Claims,
     dirty::DirtySet,
     resolve::{self, Input},
+    scope::scope,
 };
 
 /// What holds for the whole node.
@@ -20,6 +21,8 @@ use super::{
 pub struct Defaults {
     /// The algorithm of Services that ask for none.
     pub algorithm: Algorithm,
+    /// Which Services are balanced of which nobody says anything.
+    pub selection: Selection,
     /// When the process started, in milliseconds since 1970. Changes before that do not count as triggers.
     pub started_ms: i64,
 }
@@ -33,7 +36,10 @@ pub struct Defaults {
 pub struct Index {
     defaults: Defaults,
     node: NodeInfo,
-    services: HashMap<ObjectName, Entry>,
+    /// By namespace, then name: what a Namespace says concerns a range of it.
+    services: BTreeMap<ObjectName, Entry>,
+    /// Those that say something.
+    namespaces: HashMap<Arc<str>, NamespaceSpec>,
     /// The name of the Service that each slice belongs to, in the slice's namespace.
     slices: HashMap<ObjectName, Arc<str>>,
     claims: Claims,
@@ -77,7 +83,8 @@ impl Index {
         Self {
             defaults,
             node: NodeInfo::default(),
-            services: HashMap::new(),
+            services: BTreeMap::new(),
+            namespaces: HashMap::new(),
             slices: HashMap::new(),
             claims: Claims::default(),
             dirty: DirtySet::default(),
@@ -97,6 +104,9 @@ impl Index {
             Event::Slice(spec) => self.set_slice(*spec),
             Event::SliceGone(name) => self.remove_slice(&name),
             Event::Node(node) => self.set_node(node),
+            Event::AllNamespaces(specs) => self.replace_namespaces(specs),
+            Event::Namespace(spec) => self.set_namespace(spec),
+            Event::NamespaceGone(name) => self.remove_namespace(&name),
             Event::Skipped { .. } => {}
         }
     }
@@ -123,8 +133,11 @@ impl Index {
         let Some(entry) = self.services.get_mut(service) else { return Vec::new() };
         let Some(spec) = &entry.spec else { return Vec::new() };
         let slices: Vec<&SliceSpec> = entry.slices.values().collect();
+        let namespace = self.namespaces.get(&service.namespace);
         let input = Input {
             service: spec,
+            scope: scope(spec, namespace, self.defaults.selection),
+            namespace,
             slices: &slices,
             node: &self.node,
             default_algorithm: self.defaults.algorithm,
@@ -145,10 +158,25 @@ impl Index {
 
     /// The Services that are left alone, and why. In no order.
     pub fn excluded(&self) -> impl Iterator<Item = (&ObjectName, Exclusion)> {
-        self.services.iter().filter_map(|(name, entry)| match entry.spec.as_ref()?.scope {
+        self.services.iter().filter_map(|(name, entry)| match self.scope_of(entry.spec.as_ref()?) {
             Scope::Excluded(reason) => Some((name, reason)),
             Scope::Balanced => None,
         })
+    }
+
+    /// Why a Service is left alone; `None` if it is balanced or unknown.
+    pub fn exclusion(&self, service: &ObjectName) -> Option<Exclusion> {
+        match self.scope_of(self.services.get(service)?.spec.as_ref()?) {
+            Scope::Excluded(reason) => Some(reason),
+            Scope::Balanced => None,
+        }
+    }
+
+    /// What the Namespaces say that somebody should put right. In no order.
+    pub fn namespace_problems(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.namespaces
+            .values()
+            .flat_map(|spec| spec.problems.iter().map(|problem| (&*spec.name, problem.as_str())))
     }
 
     /// A Service as the source reported it.
@@ -228,7 +256,11 @@ impl Index {
         let entry = self.services.entry(service.clone()).or_default();
         let slice = spec.name.name.clone();
         let same = entry.slices.get(&slice).is_some_and(|old| is_same_but_for_trigger(old, &spec));
-        let balanced = entry.spec.as_ref().is_some_and(|service| service.scope == Scope::Balanced);
+        let namespace = self.namespaces.get(&service.namespace);
+        let balanced = entry
+            .spec
+            .as_ref()
+            .is_some_and(|spec| scope(spec, namespace, self.defaults.selection) == Scope::Balanced);
         if !same && balanced {
             match spec.triggered_ms.filter(|time| *time > self.defaults.started_ms) {
                 Some(time) => self.dirty.mark_triggered(&service, &slice, time),
@@ -244,8 +276,11 @@ impl Index {
         let service = ObjectName { namespace: name.namespace.clone(), name: owner };
         let Some(entry) = self.services.get_mut(&service) else { return };
         entry.slices.remove(&name.name);
+        let namespace = self.namespaces.get(&service.namespace);
         match &entry.spec {
-            Some(spec) if spec.scope == Scope::Balanced => self.dirty.mark(&service),
+            Some(spec) if scope(spec, namespace, self.defaults.selection) == Scope::Balanced => {
+                self.dirty.mark(&service);
+            }
             Some(_) => {}
             None if entry.slices.is_empty() => {
                 self.services.remove(&service);
@@ -255,12 +290,55 @@ impl Index {
         self.dirty.forget_triggers(&service, &name.name);
     }
 
+    fn replace_namespaces(&mut self, specs: Vec<NamespaceSpec>) {
+        let new: HashSet<Arc<str>> = specs.iter().map(|spec| spec.name.clone()).collect();
+        let missed: Vec<_> = self.namespaces.keys().filter(|name| !new.contains(*name)).cloned().collect();
+        missed.iter().for_each(|name| self.remove_namespace(name));
+        specs.into_iter().for_each(|spec| self.set_namespace(spec));
+    }
+
+    fn set_namespace(&mut self, spec: NamespaceSpec) {
+        if !spec.says_something() {
+            return self.remove_namespace(&spec.name);
+        }
+        if self.namespaces.get(&spec.name) == Some(&spec) {
+            return;
+        }
+        let name = spec.name.clone();
+        self.namespaces.insert(spec.name.clone(), spec);
+        self.mark_namespace(&name);
+    }
+
+    fn remove_namespace(&mut self, name: &Arc<str>) {
+        if self.namespaces.remove(name).is_some() {
+            self.mark_namespace(name);
+        }
+    }
+
+    /// Its Services, and no others; those for which it makes no difference cost a resolve and no write.
+    fn mark_namespace(&mut self, namespace: &Arc<str>) {
+        let first = ObjectName::new(Arc::clone(namespace), "");
+        let own = self.services.range(first..).take_while(|(name, _)| name.namespace == *namespace);
+        for (name, entry) in own {
+            if entry.spec.is_some() {
+                self.dirty.mark(name);
+            }
+        }
+    }
+
+    fn scope_of(&self, spec: &ServiceSpec) -> Scope {
+        scope(spec, self.namespaces.get(&spec.name.namespace), self.defaults.selection)
+    }
+
     fn set_node(&mut self, node: NodeInfo) {
         if self.node == node {
             return;
         }
         self.node = node;
-        let depends = self.services.iter().filter(|(_, entry)| entry.depends_on_node());
+        let depends = self.services.iter().filter(|(_, entry)| {
+            entry.depends_on_node()
+                && entry.spec.as_ref().is_some_and(|spec| self.scope_of(spec) == Scope::Balanced)
+        });
         let names: Vec<_> = depends.map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.dirty.mark(name));
     }
@@ -273,7 +351,7 @@ impl Entry {
             let mut endpoints = self.slices.values().flat_map(|slice| &slice.endpoints);
             endpoints.any(|endpoint| !endpoint.node_hints.is_empty() || !endpoint.zone_hints.is_empty())
         };
-        spec.scope == Scope::Balanced && (spec.internal_traffic == InternalTraffic::Local || hinted())
+        spec.internal_traffic == InternalTraffic::Local || hinted()
     }
 }
 

@@ -12,11 +12,13 @@ mod index;
 mod problems;
 mod quote;
 pub mod resolve;
+mod scope;
 mod types;
 
 pub use dirty::Dirty;
 pub use index::{Counts, Defaults, Index};
 pub use quote::quote;
+pub use scope::{Exclusion, NamespaceSpec, Participation, Scope, Selection};
 pub use types::*;
 
 #[cfg(test)]

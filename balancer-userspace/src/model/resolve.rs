@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use balancer_common::abi::Algorithm;
 
 use super::{
-    DesiredBackend, DesiredPort, Family, Frontend, InternalTraffic, NodeInfo, ObjectName, PortKey, PortSpec,
-    Protocol, Scope, ServiceSpec, SliceSpec, annotations,
+    DesiredBackend, DesiredPort, Family, Frontend, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName,
+    PortKey, PortSpec, Protocol, Scope, ServiceSpec, SliceSpec, annotations,
     endpoints::{Candidate, select, sort_and_merge},
     problems::Problems,
     quote::quote,
@@ -20,6 +20,10 @@ const MAX_PROBLEM: usize = 512;
 pub struct Input<'a> {
     /// The Service.
     pub service: &'a ServiceSpec,
+    /// Whether it is balanced.
+    pub scope: Scope,
+    /// Its Namespace, where that says anything.
+    pub namespace: Option<&'a NamespaceSpec>,
     /// All slices of the Service, in the order of their names.
     pub slices: &'a [&'a SliceSpec],
     /// The node that the agent runs on.
@@ -49,7 +53,7 @@ pub fn resolve<'a>(
     let mut general = Problems::default();
     general.extend(&service.problems);
     general.extend(errors);
-    if service.scope != Scope::Balanced {
+    if input.scope != Scope::Balanced {
         return Resolved { ports: Vec::new(), problems: general.into_vec() };
     }
     for slice in slices {
@@ -58,6 +62,7 @@ pub fn resolve<'a>(
         );
     }
     let general = general.into_vec();
+    let of_namespace = namespace_problems(input.namespace);
 
     let mut ports = Vec::new();
     let mut particular = Problems::default();
@@ -87,13 +92,19 @@ pub fn resolve<'a>(
                 algorithm: settings.algorithm.unwrap_or(input.default_algorithm),
                 affinity: service.affinity,
                 backends,
-                problem: sentence(finding.as_ref().map(Finding::text), &general),
+                problem: sentence(finding.as_ref().map(Finding::text), &general, &of_namespace),
             });
         }
     }
     let mut problems = general;
     problems.extend(particular.into_vec());
     Resolved { ports, problems }
+}
+
+/// Shown with each of its Services, since their owner may wonder, although it is none of their mistakes.
+fn namespace_problems(namespace: Option<&NamespaceSpec>) -> Vec<String> {
+    let problems = namespace.into_iter().flat_map(|namespace| &namespace.problems);
+    problems.map(|problem| format!("its Namespace: {problem}")).collect()
 }
 
 /// Why a port has no backends.
@@ -206,8 +217,9 @@ fn why_none_usable(input: Input<'_>) -> Finding {
 }
 
 /// What a port shows of it: its own finding first, since the text is cut where it is kept.
-fn sentence(finding: Option<&str>, general: &[String]) -> Option<String> {
-    let parts: Vec<&str> = finding.into_iter().chain(general.iter().map(String::as_str)).collect();
+fn sentence(finding: Option<&str>, general: &[String], of_namespace: &[String]) -> Option<String> {
+    let general = general.iter().chain(of_namespace).map(String::as_str);
+    let parts: Vec<&str> = finding.into_iter().chain(general).collect();
     if parts.is_empty() {
         return None;
     }

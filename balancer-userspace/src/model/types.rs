@@ -8,6 +8,8 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use balancer_common::abi::Algorithm;
 use serde::Serialize;
 
+use super::{Exclusion, NamespaceSpec, Participation};
+
 /// Namespace and name of an object. Ordered by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ObjectName {
@@ -205,8 +207,10 @@ pub struct NodeInfo {
 pub struct ServiceSpec {
     /// Name.
     pub name: ObjectName,
-    /// Whether it is one of ours to balance.
-    pub scope: Scope,
+    /// Why it can never be balanced, if so, whatever anybody asks for.
+    pub barred: Option<Exclusion>,
+    /// `balancer.dev/enabled`; `None` where absent or malformed.
+    pub enabled: Option<Participation>,
     /// Service addresses, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
     /// Its ports, TCP and UDP alone, unique by name and protocol.
@@ -221,47 +225,6 @@ pub struct ServiceSpec {
     pub created: i64,
     /// What was found wrong while reading the object.
     pub problems: Vec<String>,
-}
-
-/// Whether a Service is one of ours to balance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// It is.
-    Balanced,
-    /// It is not, for this reason; connects to it are passed through.
-    Excluded(Exclusion),
-}
-
-/// Why a Service is left alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Exclusion {
-    /// `clusterIP: None` or none assigned.
-    Headless,
-    /// `type: ExternalName`.
-    ExternalName,
-    /// Label `service.kubernetes.io/service-proxy-name`.
-    OtherProxy,
-    /// `default/kubernetes`: the way to the API server must not depend on us.
-    ApiServer,
-    /// Annotation `balancer.dev/enabled: "false"`.
-    OptedOut,
-}
-
-impl Exclusion {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Headless, Self::ExternalName, Self::OtherProxy, Self::ApiServer, Self::OptedOut];
-
-    /// The label that metrics and tables use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Headless => "headless",
-            Self::ExternalName => "external-name",
-            Self::OtherProxy => "other-proxy",
-            Self::ApiServer => "api-server",
-            Self::OptedOut => "opted-out",
-        }
-    }
 }
 
 /// `spec.internalTrafficPolicy`.
@@ -351,6 +314,13 @@ pub enum Event {
     Slice(Box<SliceSpec>),
     /// A slice is gone.
     SliceGone(ObjectName),
+    /// All Namespaces that exist: what was known of any other is forgotten. It comes before the first
+    /// [`Event::AllServices`] where the source can read them in time.
+    AllNamespaces(Vec<NamespaceSpec>),
+    /// A Namespace was added or changed.
+    Namespace(NamespaceSpec),
+    /// A Namespace is gone.
+    NamespaceGone(Arc<str>),
     /// The node that the agent runs on was read or changed.
     Node(NodeInfo),
     /// An object was skipped whole; `what` names it (file and document, or namespace/name), `why` and the remedy.

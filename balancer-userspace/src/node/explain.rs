@@ -152,6 +152,13 @@ pub(super) fn explain(
                 Verdict::PassThrough(PassCause::Program(reason))
             }
             (Translation::Miss | Translation::Rewrite(_) | Translation::Observe(_), _) => {
+                // The tables hold nothing of what is left alone, the reason included.
+                notes.push(
+                    "if it is the address of a Service, that is left alone: it or its Namespace says \
+                     balancer.dev/enabled: \"false\", or --select annotated wants it said, or it is of a kind \
+                     that is never balanced, or there was no room; the agent's log, at level debug, names the reason"
+                        .to_owned(),
+                );
                 Verdict::PassThrough(PassCause::NotAService)
             }
         }

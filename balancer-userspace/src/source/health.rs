@@ -29,12 +29,15 @@ pub enum Resource {
     EndpointSlices,
     /// The agent's own Node. Optional: without it zones are unknown, nothing else.
     Node,
+    /// Namespaces of the API server. Optional: without them their annotations are unknown, nothing else.
+    Namespaces,
     /// The manifests directory.
     Manifests,
 }
 
 impl Resource {
-    const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Node, Self::Manifests];
+    const ALL: [Self; 5] =
+        [Self::Services, Self::EndpointSlices, Self::Node, Self::Namespaces, Self::Manifests];
 
     /// A name for labels and messages.
     pub const fn name(self) -> &'static str {
@@ -42,20 +45,21 @@ impl Resource {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Node => "node",
+            Self::Namespaces => "namespaces",
             Self::Manifests => "manifests",
         }
     }
 
     const fn kind(self) -> SourceKind {
         match self {
-            Self::Services | Self::EndpointSlices | Self::Node => SourceKind::Kubernetes,
+            Self::Services | Self::EndpointSlices | Self::Node | Self::Namespaces => SourceKind::Kubernetes,
             Self::Manifests => SourceKind::Manifests,
         }
     }
 
     /// Whether the view is incomplete without it.
     pub const fn is_required(self) -> bool {
-        !matches!(self, Self::Node)
+        !matches!(self, Self::Node | Self::Namespaces)
     }
 }
 
@@ -382,7 +386,7 @@ mod tests {
         assert!(!health.synced() && health.contact().is_none());
         health.listed(Resource::EndpointSlices);
         assert!(health.synced() && health.contact().is_some());
-        assert_eq!(health.snapshot().resources.len(), 3);
+        assert_eq!(health.snapshot().resources.len(), 4);
     }
 
     #[test]

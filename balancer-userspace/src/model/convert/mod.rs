@@ -4,6 +4,7 @@
 //! empty), so that a manifest means here what it would mean in a cluster.
 
 mod address;
+mod namespace;
 mod service;
 mod slice;
 
@@ -14,6 +15,7 @@ use thiserror::Error;
 
 use super::{ObjectName, Protocol, annotations, quote};
 
+pub use namespace::namespace_spec;
 pub use service::service_spec;
 pub use slice::slice_spec;
 

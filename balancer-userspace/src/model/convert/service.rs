@@ -8,9 +8,7 @@ use super::{
     MAX_LABEL, Skip, address, is_port_name, object_name, own_annotations, port_number, protocol, quote,
 };
 use crate::model::{
-    Exclusion, Family, InternalTraffic, PortSpec, Scope, ServiceSpec,
-    annotations::{self, Participation},
-    problems::Problems,
+    Exclusion, Family, InternalTraffic, PortSpec, ServiceSpec, annotations, problems::Problems,
 };
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where absent.
@@ -18,7 +16,7 @@ const DEFAULT_AFFINITY_S: u32 = 10_800;
 /// The longest affinity that the API server allows.
 const MAX_AFFINITY_S: i32 = 86_400;
 
-/// Reads a Service. One that is not balanced comes back with the reason in [`ServiceSpec::scope`].
+/// Reads a Service. One that is never balanced comes back with the reason in [`ServiceSpec::barred`].
 ///
 /// # Errors
 /// [`Skip`] if it cannot even be named; all other mistakes stand in [`ServiceSpec::problems`].
@@ -34,7 +32,7 @@ pub fn service_spec(object: &api::Service) -> Result<ServiceSpec, Skip> {
         problems.add(format_args!("{surplus} annotations {}… too many are ignored", annotations::PREFIX));
     }
     let proxy = "service.kubernetes.io/service-proxy-name";
-    let excluded = if object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(proxy)) {
+    let barred = if object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(proxy)) {
         Some(Exclusion::OtherProxy)
     } else if spec.type_.as_deref() == Some("ExternalName") {
         Some(Exclusion::ExternalName)
@@ -42,19 +40,18 @@ pub fn service_spec(object: &api::Service) -> Result<ServiceSpec, Skip> {
         Some(Exclusion::Headless)
     } else if &*name.namespace == "default" && &*name.name == "kubernetes" {
         Some(Exclusion::ApiServer)
-    } else if settings.participation == Participation::OptedOut {
-        Some(Exclusion::OptedOut)
     } else {
         None
     };
     // The other exclusions keep their addresses: nobody else may claim them.
-    let addressed = !matches!(excluded, Some(Exclusion::Headless | Exclusion::ExternalName));
-    if excluded == Some(Exclusion::Headless) && spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
+    let addressed = !matches!(barred, Some(Exclusion::Headless | Exclusion::ExternalName));
+    if barred == Some(Exclusion::Headless) && spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
         problems.add("it has no clusterIP: one is assigned by an API server, or written by hand");
     }
     Ok(ServiceSpec {
         name,
-        scope: excluded.map_or(Scope::Balanced, Scope::Excluded),
+        barred,
+        enabled: settings.enabled,
         cluster_ips: if addressed { cluster_ips(spec, &mut problems) } else { Vec::new() },
         ports: if addressed { ports(spec, &mut problems) } else { Vec::new() },
         affinity: affinity(spec, &mut problems),

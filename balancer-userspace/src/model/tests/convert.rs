@@ -34,7 +34,8 @@ fn all_that_the_model_needs_of_a_service() {
     }));
     let expect = ServiceSpec {
         name: ObjectName::new("shop", "web"),
-        scope: Scope::Balanced,
+        barred: None,
+        enabled: None,
         cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
         ports: vec![port("", 80), PortSpec { name: "dns".into(), protocol: Protocol::Udp, port: 65_535 }],
         affinity: Some(Duration::from_secs(86_400)),
@@ -169,6 +170,6 @@ fn an_empty_service_is_not_balanced() {
     let object: core::Service = read(json!({"metadata": {"name": "web"}}));
     let spec = service_spec(&object).unwrap();
     assert_eq!(spec.name, ObjectName::new("default", "web"));
-    assert_eq!(spec.scope, Scope::Excluded(Exclusion::Headless));
+    assert_eq!(spec.barred, Some(Exclusion::Headless));
     assert_eq!((spec.cluster_ips, spec.ports), (vec![], vec![]));
 }

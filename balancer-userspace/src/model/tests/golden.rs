@@ -1,6 +1,7 @@
 //! Cases in `testdata/resolve`: objects as YAML in, what becomes of them as a table out.
 //!
 //! The documents of a case are applied one after another. Beside Services and EndpointSlices there are
+//! - `select: annotated`: the agent balances what asks for it, and nothing else; the first document;
 //! - `node: {name: n1, zone: a}`: the node is read;
 //! - `gone: Service default/web` (or `EndpointSlice …`): an object is deleted;
 //! - `step: what just happened`: everything dirty is resolved and written down.
@@ -10,11 +11,13 @@
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
 
 use balancer_common::abi::Algorithm;
-use k8s_openapi::serde::de::DeserializeOwned;
+use k8s_openapi::{api::core::v1::Namespace, serde::de::DeserializeOwned};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::{Condition, Defaults, DesiredPort, Event, Index, NodeInfo, ObjectName, convert};
+use crate::model::{
+    Condition, Defaults, DesiredPort, Event, Index, NodeInfo, ObjectName, Selection, convert,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +38,10 @@ fn read<T: DeserializeOwned>(document: Value) -> T {
     serde_json::from_value(document).unwrap()
 }
 
+fn new_index(selection: Selection) -> Index {
+    Index::new(Defaults { algorithm: Algorithm::LeastConnections, selection, started_ms: 0 })
+}
+
 fn object_name(text: &str) -> ObjectName {
     let (namespace, name) = text.split_once('/').unwrap();
     ObjectName::new(namespace, name)
@@ -50,6 +57,7 @@ impl Case {
             return self.index.apply(match kind {
                 "Service" => Event::ServiceGone(object_name(name)),
                 "EndpointSlice" => Event::SliceGone(object_name(name)),
+                "Namespace" => Event::NamespaceGone(name.into()),
                 other => panic!("kind {other}"),
             });
         }
@@ -59,11 +67,18 @@ impl Case {
                 .index
                 .apply(Event::Node(NodeInfo { name: node.name.into(), zone: node.zone.map(Into::into) }));
         }
+        if let Some(select) = document.get("select") {
+            assert_eq!(select, "annotated");
+            return self.index = new_index(Selection::Annotated);
+        }
         let kind = document["kind"].as_str().unwrap().to_owned();
         let name = format!("{kind} {}", document["metadata"]["name"].as_str().unwrap_or_default());
         let event = match kind.as_str() {
             "Service" => convert::service_spec(&read(document)).map(|spec| Event::Service(Box::new(spec))),
             "EndpointSlice" => convert::slice_spec(&read(document)).map(|spec| Event::Slice(Box::new(spec))),
+            "Namespace" => {
+                convert::namespace_spec(&read::<Namespace>(document).metadata).map(Event::Namespace)
+            }
             other => panic!("kind {other}"),
         };
         match event {
@@ -93,6 +108,8 @@ impl Case {
             .map(|(name, reason)| format!("excluded {name}: {}", reason.name()))
             .collect();
         lines.extend(self.index.problems().map(|(name, problem)| format!("problem {name}: {problem}")));
+        let namespaces = self.index.namespace_problems();
+        lines.extend(namespaces.map(|(name, problem)| format!("problem Namespace {name}: {problem}")));
         // By name; problems of one Service stay in their order.
         lines.sort_by_key(|line| line.split(": ").next().map(str::to_owned));
         for line in lines {
@@ -134,9 +151,8 @@ fn port_table(out: &mut String, port: &DesiredPort) {
 fn check(name: &str) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/resolve");
     let yaml = fs::read_to_string(dir.join(name)).unwrap();
-    let defaults = Defaults { algorithm: Algorithm::LeastConnections, started_ms: 0 };
     let mut case = Case {
-        index: Index::new(defaults),
+        index: new_index(Selection::All),
         kernel: BTreeMap::new(),
         skipped: Vec::new(),
         out: String::new(),
@@ -191,5 +207,7 @@ cases! {
     recreated "recreated.yaml",
     annotations "annotations.yaml",
     excluded "excluded.yaml",
+    namespaces "namespaces.yaml",
+    select_annotated "select-annotated.yaml",
     bad_input "bad-input.yaml",
 }

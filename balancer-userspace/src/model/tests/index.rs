@@ -127,7 +127,7 @@ fn a_slice_belongs_to_the_service_in_its_own_namespace() {
 fn the_slices_of_an_excluded_service_mark_nothing() {
     let mut index = new_index();
     let mut a = service("a", "10.96.0.1");
-    a.scope = Scope::Excluded(Exclusion::OptedOut);
+    a.enabled = Some(Participation::OptedOut);
     assert_eq!(dirty(&mut index, [set_service(&a)]), "a");
     assert_eq!(dirty(&mut index, [set_slice(&slice("x", "a", &["10.0.0.1"]))]), "");
     assert_eq!(index.resolve(&object("a")), []);
@@ -135,7 +135,7 @@ fn the_slices_of_an_excluded_service_mark_nothing() {
     let counts = Counts { services: 1, slices: 1, orphan_slices: 0, endpoints: 1 };
     assert_eq!(index.counts(), counts);
 
-    a.scope = Scope::Balanced;
+    a.enabled = None;
     assert_eq!(dirty(&mut index, [set_service(&a)]), "a");
     assert_eq!(backends(&mut index, "a"), ["10.0.0.1"]);
 }

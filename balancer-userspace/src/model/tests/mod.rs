@@ -13,7 +13,11 @@ use super::*;
 const STARTED_MS: i64 = 1_000;
 
 fn new_index() -> Index {
-    Index::new(Defaults { algorithm: Algorithm::LeastConnections, started_ms: STARTED_MS })
+    Index::new(Defaults {
+        algorithm: Algorithm::LeastConnections,
+        selection: Selection::All,
+        started_ms: STARTED_MS,
+    })
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -32,7 +36,8 @@ fn port(name: &str, port: u16) -> PortSpec {
 fn service(name: &str, addr: &str) -> ServiceSpec {
     ServiceSpec {
         name: object(name),
-        scope: Scope::Balanced,
+        barred: None,
+        enabled: None,
         cluster_ips: vec![ip(addr)],
         ports: vec![port("", 80)],
         affinity: None,

@@ -61,7 +61,9 @@ fn some_service() -> impl Strategy<Value = ServiceSpec> {
         let v6 = v6.map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()]));
         ServiceSpec {
             name,
-            scope: if scope == 0 { Scope::Excluded(Exclusion::OptedOut) } else { Scope::Balanced },
+            barred: (scope == 0).then_some(Exclusion::OtherProxy),
+            enabled: [None, Some(Participation::OptedIn), Some(Participation::OptedOut)]
+                [usize::from(scope % 3)],
             cluster_ips: v4.into_iter().chain(v6).collect(),
             ports: ports.into_iter().map(|(name, number)| port(name, number)).collect(),
             affinity: None,

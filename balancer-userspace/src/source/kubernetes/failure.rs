@@ -43,6 +43,14 @@ pub(super) struct Failure {
     pub then: Then,
     /// The server does not know who we are.
     pub unauthorized: Unauthorized,
+    /// The server knows who we are, and we may not.
+    pub refused: Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Yes,
+    No,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +67,7 @@ impl Failure {
             extent: Extent::Resource,
             then,
             unauthorized: Unauthorized::No,
+            refused: Refused::No,
         }
     }
 
@@ -77,6 +86,11 @@ impl Failure {
     pub(super) fn closed_at_once(resource: Resource, times: u32) -> Self {
         let text = format!("the server ended it at once, {times} times in a row, without an error");
         Self::new(resource, Doing::Watch, "closed", &text, Then::Resume)
+    }
+
+    /// Whether we may not, which does not pass by itself within moments.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused == Refused::Yes
     }
 
     /// The server answered with a status.
@@ -99,6 +113,9 @@ impl Failure {
             Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
         if code == 401 {
             failure.unauthorized = Unauthorized::Yes;
+        }
+        if code == 403 {
+            failure.refused = Refused::Yes;
         }
         failure
     }
@@ -124,6 +141,7 @@ impl Failure {
                     extent: Extent::Source,
                     then: Then::Resume,
                     unauthorized: Unauthorized::No,
+                    refused: Refused::No,
                 }
             }
             _ => {

@@ -34,7 +34,7 @@ use crate::{
     model::Event,
     source::{
         Events,
-        health::{Novelty, SourceHealth},
+        health::{Loss, Novelty, Problem, SourceHealth},
     },
 };
 
@@ -49,7 +49,9 @@ pub(super) struct Closed;
 /// Whether others wait for this resource, or this one for another, before its first list is delivered.
 pub(super) enum Gate {
     Opens(watch::Sender<bool>),
-    Waits(watch::Receiver<bool>),
+    Waits(Vec<watch::Receiver<bool>>),
+    /// It has waited.
+    Passed,
 }
 
 /// How a watch ended.
@@ -139,14 +141,21 @@ impl<S: Sink> Follow<S> {
                 let events = self.sink.commit();
                 self.send(events).await?;
                 self.health.listed(S::RESOURCE);
+                if !S::RESOURCE.is_required() {
+                    self.health.set_problems(S::RESOURCE.name(), Vec::new());
+                }
                 self.open_gate();
                 Ok(Next::Watch)
             }
             Err(failure) => {
+                let is_refused = failure.is_refused();
                 self.fail(failure).await;
                 let events = self.sink.failed();
                 self.send(events).await?;
-                self.open_gate();
+                // Another failure may pass before those who wait have waited for long enough.
+                if is_refused {
+                    self.open_gate();
+                }
                 self.pause().await;
                 Ok(Next::List)
             }
@@ -312,6 +321,12 @@ impl<S: Sink> Follow<S> {
 
     async fn fail(&mut self, failure: Failure) {
         self.failures += 1;
+        if failure.is_refused() && !S::RESOURCE.is_required() {
+            let name = S::RESOURCE.name();
+            let why = format!("{}; what it says is taken for unknown", failure.text);
+            let problem = Problem { what: name.to_owned(), why, loss: Loss::Object };
+            self.health.set_problems(name, vec![problem]);
+        }
         let Failure { class, text, extent, unauthorized, .. } = failure;
         if self.health.failed(S::RESOURCE, extent, &class, &text) == Novelty::New {
             log::warn!("{text}; trying again, and what is in place stays until then");
@@ -331,9 +346,16 @@ impl<S: Sink> Follow<S> {
     }
 
     async fn wait_for_gate(&mut self) {
-        if let Gate::Waits(known) = &mut self.gate {
-            // Too late or never known: the zone then arrives after the lists.
-            let _ = timeout(self.timing.node_grace, known.wait_for(|known| *known)).await;
+        if let Gate::Waits(awaited) = &mut self.gate {
+            let all = async {
+                for known in awaited {
+                    // Who opens it lives as long as who waits.
+                    let _ = known.wait_for(|known| *known).await;
+                }
+            };
+            // Too late or never known: it then arrives after the lists.
+            let _ = timeout(self.timing.node_grace, all).await;
+            self.gate = Gate::Passed;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The API server as the source.
 //!
-//! Services, EndpointSlices and the agent's own Node are each listed in pages and then watched, by an
+//! Services, EndpointSlices, Namespaces and the agent's own Node are each listed in pages and then watched, by an
 //! explicit loop (`follow`) over kube's `list` and `watch`. A list is delivered whole or not at all, an
 //! unreachable API server changes nothing, and no failure is final.
 
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::{Events, SourceError, SourceHealth};
 use access::Connection;
 use follow::{Follow, Gate};
-use sinks::{KindSink, NodeSink, Services, Slices};
+use sinks::{KindSink, Namespaces, NodeSink, Services, Slices};
 
 pub use access::Access;
 
@@ -59,8 +59,9 @@ pub struct Timing {
     /// Time between full lists while everything works, give or take a fifth: repairs a watch that is
     /// silently stale, as after a restored etcd.
     pub relist: Duration,
-    /// How long the first lists are held back for the zone of the own Node, so that a restart does not
-    /// resolve everything twice.
+    /// How long the first lists are held back for the zone of the own Node and the annotations of
+    /// Namespaces, so that a restart neither resolves everything twice nor balances, even for a moment, a
+    /// Service that was opted out. They are not waited for where they may not be read.
     pub node_grace: Duration,
     /// Objects per page.
     pub page: u32,
@@ -85,9 +86,9 @@ impl Default for Timing {
 
 /// Sends what the API server says, until the receiver is dropped or this future is.
 ///
-/// The first events are [`Event::Node`], [`Event::AllServices`] and [`Event::AllSlices`], the last two
-/// in any order; where the Node cannot be read in time it comes later. Whole lists come again every
-/// now and then.
+/// The first events are [`Event::Node`] and [`Event::AllNamespaces`], then [`Event::AllServices`] and
+/// [`Event::AllSlices`], both in any order; where the Node or the Namespaces cannot be read in time they
+/// come later. Whole lists come again every now and then.
 ///
 /// # Errors
 ///
@@ -95,6 +96,7 @@ impl Default for Timing {
 /// error: it is tried for ever.
 ///
 /// [`Event::Node`]: crate::model::Event::Node
+/// [`Event::AllNamespaces`]: crate::model::Event::AllNamespaces
 /// [`Event::AllServices`]: crate::model::Event::AllServices
 /// [`Event::AllSlices`]: crate::model::Event::AllSlices
 pub async fn run(
@@ -126,7 +128,17 @@ async fn follow_all(
     health: Arc<SourceHealth>,
 ) {
     let (known, node_known) = watch::channel(node_name.is_empty());
-    let waits = || Gate::Waits(node_known.clone());
+    let (annotated, namespaces_known) = watch::channel(false);
+    let waits = || Gate::Waits(vec![node_known.clone(), namespaces_known.clone()]);
+    let namespaces = KindSink::<Namespaces>::new(health.clone());
+    let mut namespaces = Follow::new(
+        namespaces,
+        connection.clone(),
+        timing.clone(),
+        events.clone(),
+        health.clone(),
+        Gate::Opens(annotated),
+    );
     let services = KindSink::<Services>::new(health.clone());
     let slices = KindSink::<Slices>::new(health.clone());
     let mut services =
@@ -147,6 +159,7 @@ async fn follow_all(
     tokio::select! {
         _ = services.run() => {}
         _ = slices.run() => {}
+        _ = namespaces.run() => {}
         _ = node => {}
         () = events.closed() => {}
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Debug, mem, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{Resource as KubeResource, core::PartialObjectMeta};
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        Event, NodeInfo, ObjectName, ServiceSpec, SliceSpec,
+        Event, NamespaceSpec, NodeInfo, ObjectName, ServiceSpec, SliceSpec,
         convert::{self, Skip},
     },
     source::{
@@ -55,7 +55,7 @@ pub(super) trait Kind: Send {
     type Spec: Send;
     const RESOURCE: Resource;
     const NAME: &'static str;
-    /// Label selector.
+    /// Label selector; empty for all.
     const SELECTOR: &'static str;
 
     fn convert(object: &Self::Object) -> Result<Self::Spec, Skip>;
@@ -114,6 +114,30 @@ impl Kind for Slices {
     }
 }
 
+/// Namespaces, of which only the metadata is asked for.
+pub(super) enum Namespaces {}
+
+impl Kind for Namespaces {
+    type Object = PartialObjectMeta<Namespace>;
+    type Spec = NamespaceSpec;
+    const RESOURCE: Resource = Resource::Namespaces;
+    const NAME: &'static str = "Namespace";
+    const SELECTOR: &'static str = "";
+
+    fn convert(object: &Self::Object) -> Result<NamespaceSpec, Skip> {
+        convert::namespace_spec(&object.metadata)
+    }
+    fn all(specs: Vec<NamespaceSpec>) -> Event {
+        Event::AllNamespaces(specs)
+    }
+    fn one(spec: NamespaceSpec) -> Event {
+        Event::Namespace(spec)
+    }
+    fn gone(name: ObjectName) -> Event {
+        Event::NamespaceGone(name.name)
+    }
+}
+
 /// All objects of a kind.
 pub(super) struct KindSink<K: Kind> {
     health: Arc<SourceHealth>,
@@ -153,7 +177,7 @@ impl<K: Kind> Sink for KindSink<K> {
     const RESOURCE: Resource = K::RESOURCE;
 
     fn selector(&self) -> Selector {
-        Selector { labels: Some(K::SELECTOR.to_owned()), fields: None }
+        Selector { labels: Some(K::SELECTOR.to_owned()).filter(|labels| !labels.is_empty()), fields: None }
     }
 
     fn begin(&mut self) {

@@ -1,6 +1,7 @@
 //! The source against an API server that misbehaves, on virtual time.
 
 mod failures;
+mod namespaces;
 mod node;
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use super::{
     follow_all,
 };
 use crate::{
-    model::Event,
+    model::{Event, NamespaceSpec},
     source::{Resource, ResourceSnapshot, SourceHealth, SourceKind},
 };
 
@@ -52,8 +53,16 @@ impl Harness {
         loop {
             let event =
                 timeout(PATIENCE, self.events.recv()).await.expect("no event").expect("the source ended");
-            if !matches!(event, Event::AllSlices(_) | Event::Slice(_) | Event::SliceGone(_) | Event::Node(_))
-            {
+            if !matches!(
+                event,
+                Event::AllSlices(_)
+                    | Event::Slice(_)
+                    | Event::SliceGone(_)
+                    | Event::Node(_)
+                    | Event::AllNamespaces(_)
+                    | Event::Namespace(_)
+                    | Event::NamespaceGone(_)
+            ) {
                 return brief(&event);
             }
         }
@@ -104,7 +113,21 @@ fn brief(event: &Event) -> String {
         Event::Slice(spec) => format!("slice {}", spec.name),
         Event::SliceGone(name) => format!("slice gone {name}"),
         Event::Node(node) => format!("node {} {:?}", node.name, node.zone.as_deref()),
+        Event::AllNamespaces(all) => {
+            let mut names: Vec<_> = all.iter().map(namespace).collect();
+            names.sort();
+            format!("all namespaces [{}]", names.join(" "))
+        }
+        Event::Namespace(spec) => format!("namespace {}", namespace(spec)),
+        Event::NamespaceGone(name) => format!("namespace gone {name}"),
         Event::Skipped { what, why } => format!("skipped {what}: {why}"),
+    }
+}
+
+fn namespace(spec: &NamespaceSpec) -> String {
+    match spec.enabled {
+        None => spec.name.to_string(),
+        Some(enabled) => format!("{}:{enabled:?}", spec.name),
     }
 }
 
@@ -304,7 +327,7 @@ async fn slices_that_cannot_be_used_are_told_once() {
     let mut told = Vec::new();
     while told.last().is_none_or(|last| last != "slice gone shop/web-1") || told.len() < 7 {
         let event = timeout(PATIENCE, harness.events.recv()).await.expect("no event").unwrap();
-        if !matches!(event, Event::AllServices(_)) {
+        if !matches!(event, Event::AllServices(_) | Event::AllNamespaces(_)) {
             told.push(brief(&event));
         }
         if told.len() == 5 {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{
-        NodeInfo, ObjectName, ServiceSpec, SliceSpec,
+        NamespaceSpec, NodeInfo, ObjectName, ServiceSpec, SliceSpec,
         convert::{self, Skip},
     },
     source::node_info,
@@ -29,6 +29,8 @@ pub(super) enum Object {
     Slice(SliceSpec),
     /// Any Node.
     Node(NodeInfo),
+    /// A Namespace.
+    Namespace(NamespaceSpec),
 }
 
 /// What identifies an object across files.
@@ -36,6 +38,8 @@ pub(super) enum Object {
 pub(super) enum Key {
     /// A Node, by name.
     Node(Arc<str>),
+    /// A Namespace, by name. Reported before the Services in it.
+    Namespace(Arc<str>),
     /// A Service.
     Service(ObjectName),
     /// An EndpointSlice.
@@ -46,6 +50,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(name) => write!(f, "Node {name}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Service(name) => write!(f, "Service {name}"),
             Self::Slice(name) => write!(f, "EndpointSlice {name}"),
         }
@@ -58,6 +63,7 @@ impl Object {
             Self::Service(spec) => Key::Service(spec.name.clone()),
             Self::Slice(spec) => Key::Slice(spec.name.clone()),
             Self::Node(node) => Key::Node(node.name.clone()),
+            Self::Namespace(spec) => Key::Namespace(spec.name.clone()),
         }
     }
 }
@@ -86,7 +92,7 @@ pub(super) struct Fault {
 
 /// Reads a document.
 ///
-/// Kinds other than Service, EndpointSlice, Node and lists of them are ignored.
+/// Kinds other than Service, EndpointSlice, Node, Namespace and lists of them are ignored.
 pub(super) fn parse(document: &Document<'_>) -> Parsed {
     let mut parsed = Parsed::default();
     let text = Text::of(document);
@@ -133,6 +139,7 @@ enum One {
     Service,
     Slice,
     Node,
+    Namespace,
 }
 
 #[derive(Clone, Copy)]
@@ -149,10 +156,12 @@ impl Kind {
             ("v1", "Service") => Self::One(One::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::One(One::Slice),
             ("v1", "Node") => Self::One(One::Node),
+            ("v1", "Namespace") => Self::One(One::Namespace),
             ("v1", "List") => Self::List(None),
             ("v1", "ServiceList") => Self::List(Some(One::Service)),
             ("discovery.k8s.io/v1", "EndpointSliceList") => Self::List(Some(One::Slice)),
             ("v1", "NodeList") => Self::List(Some(One::Node)),
+            ("v1", "NamespaceList") => Self::List(Some(One::Namespace)),
             (group, "EndpointSlice" | "EndpointSliceList") if group.starts_with("discovery.k8s.io/") => {
                 Self::Outdated
             }
@@ -168,6 +177,7 @@ impl Parsed {
             One::Service => text.read().map(|object| self.service(&object, line)),
             One::Slice => text.read().map(|object| self.slice(&object, line)),
             One::Node => text.read().map(|object| self.node(&object)),
+            One::Namespace => text.read().map(|object| self.namespace(&object, line)),
         };
         if let Err(fault) = read {
             self.malformed.push(fault);
@@ -208,6 +218,13 @@ impl Parsed {
 
     fn node(&mut self, object: &Node) {
         self.objects.push(Object::Node(node_info(&object.metadata)));
+    }
+
+    fn namespace(&mut self, object: &Namespace, line: Option<usize>) {
+        match convert::namespace_spec(&object.metadata) {
+            Ok(spec) => self.objects.push(Object::Namespace(spec)),
+            Err(skip) => self.skip("Namespace", &object.metadata, line, &skip),
+        }
     }
 
     fn skip(&mut self, kind: &str, metadata: &ObjectMeta, line: Option<usize>, skip: &Skip) {

@@ -340,6 +340,7 @@ fn event(object: Object) -> Event {
         Object::Service(spec) => Event::Service(Box::new(spec)),
         Object::Slice(spec) => Event::Slice(Box::new(spec)),
         Object::Node(node) => Event::Node(node),
+        Object::Namespace(spec) => Event::Namespace(spec),
     }
 }
 
@@ -347,6 +348,7 @@ fn gone_event(key: &Key, node: &Arc<str>) -> Event {
     match key {
         Key::Service(name) => Event::ServiceGone(name.clone()),
         Key::Slice(name) => Event::SliceGone(name.clone()),
+        Key::Namespace(name) => Event::NamespaceGone(name.clone()),
         Key::Node(_) => Event::Node(NodeInfo { name: node.clone(), zone: None }),
     }
 }

@@ -59,6 +59,11 @@ fn brief(event: &Event) -> String {
         Event::Slice(spec) => format!("slice {} {}", spec.name, spec.endpoints[0].addr),
         Event::SliceGone(name) => format!("slice gone {name}"),
         Event::Node(node) => format!("node {} {:?}", node.name, node.zone.as_deref()),
+        Event::AllNamespaces(all) => {
+            list("all namespaces ", all.iter().map(|n| format!("{}:{:?}", n.name, n.enabled)).collect())
+        }
+        Event::Namespace(spec) => format!("namespace {}:{:?}", spec.name, spec.enabled),
+        Event::NamespaceGone(name) => format!("namespace gone {name}"),
         Event::Skipped { what, why } => format!("skipped {what}: {why}"),
     }
 }
@@ -82,7 +87,9 @@ impl Harness {
         let health = Arc::new(SourceHealth::new(SourceKind::Manifests));
         let task = tokio::spawn(run(config, sender, health.clone()));
         let mut harness = Self { dir, events, health, task };
-        let first = harness.next(3).await;
+        let mut first = harness.next(4).await;
+        // Few tests have any.
+        first.retain(|event| event != "all namespaces []");
         (harness, first)
     }
 
@@ -141,6 +148,30 @@ impl Harness {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn namespaces_come_before_services_and_are_followed() {
+    let namespace = |enabled: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  annotations: {{balancer.dev/enabled: \"{enabled}\"}}\n"
+        )
+    };
+    let out = namespace("false");
+    let (mut harness, first) = Harness::start(&[("a.yaml", &service("a", 1)), ("z.yaml", &out)]).await;
+    assert_eq!(
+        first,
+        [
+            "node n1 None",
+            "all namespaces [shop:Some(OptedOut)]",
+            "all services [default/a:1]",
+            "all slices []"
+        ]
+    );
+    harness.replace("z.yaml", &format!("{}---\n{}", service("z", 2), namespace("true")));
+    harness.expect(&["namespace shop:Some(OptedIn)", "service default/z:2"]).await;
+    fs::remove_file(harness.path("z.yaml")).unwrap();
+    harness.expect(&["namespace gone shop", "service gone default/z"]).await;
 }
 
 #[tokio::test]

@@ -275,17 +275,20 @@ impl Worker {
 
     fn send_first(&mut self, outcome: Outcome) -> Result<(), Closed> {
         let mut node = NodeInfo { name: self.config.node_name.clone(), zone: None };
-        let (mut services, mut slices) = (Vec::new(), Vec::new());
+        let (mut namespaces, mut services, mut slices) = (Vec::new(), Vec::new(), Vec::new());
         for event in outcome.events {
             match event {
                 Event::Service(spec) => services.push(*spec),
                 Event::Slice(spec) => slices.push(*spec),
                 Event::Node(info) => node = info,
+                Event::Namespace(spec) => namespaces.push(spec),
                 // Nothing was there that could be gone.
                 Event::AllServices(_)
                 | Event::AllSlices(_)
                 | Event::ServiceGone(_)
                 | Event::SliceGone(_)
+                | Event::AllNamespaces(_)
+                | Event::NamespaceGone(_)
                 | Event::Skipped { .. } => {}
             }
         }
@@ -296,7 +299,12 @@ impl Worker {
             self.store.files().count(),
             self.config.dir.display()
         );
-        let events = vec![Event::Node(node), Event::AllServices(services), Event::AllSlices(slices)];
+        let events = vec![
+            Event::Node(node),
+            Event::AllNamespaces(namespaces),
+            Event::AllServices(services),
+            Event::AllSlices(slices),
+        ];
         self.send(Outcome { events, problems: outcome.problems, reread: Vec::new() })?;
         self.health.listed(Resource::Manifests);
         Ok(())
