@@ -144,6 +144,20 @@ impl Engine {
         self.synced = false;
     }
 
+    /// The UIDs of the pods whose connects are left alone, if that may have changed since the last call.
+    pub(super) fn take_excluded_pods(&mut self) -> Option<BTreeSet<Arc<str>>> {
+        let pods = self.index.take_excluded_pods()?;
+        for pod in &pods {
+            log::debug!(
+                "the connects of pod {} ({}) are left alone: {}",
+                pod.name,
+                pod.uid,
+                pod.reason.name()
+            );
+        }
+        Some(pods.into_iter().map(|pod| pod.uid).collect())
+    }
+
     /// Which of `services` would lose a port or a backend.
     fn losers(&mut self, services: &[ObjectName]) -> BTreeSet<ObjectName> {
         let loses = |service: &&ObjectName| {
@@ -208,13 +222,16 @@ impl Engine {
 
 fn kind(event: &Event) -> EventKind {
     match event {
-        Event::AllServices(_) | Event::AllSlices(_) | Event::AllNamespaces(_) => EventKind::List,
+        Event::AllServices(_) | Event::AllSlices(_) | Event::AllNamespaces(_) | Event::AllPods(_) => {
+            EventKind::List
+        }
         Event::Service(_) => EventKind::Service,
         Event::ServiceGone(_) => EventKind::ServiceGone,
         Event::Slice(_) => EventKind::Slice,
         Event::SliceGone(_) => EventKind::SliceGone,
         Event::Node(_) => EventKind::Node,
         Event::Namespace(_) | Event::NamespaceGone(_) => EventKind::Namespace,
+        Event::Pod(_) | Event::PodGone(_) => EventKind::Pod,
         Event::Skipped { .. } => EventKind::Skipped,
     }
 }

@@ -39,14 +39,14 @@ use crate::{
         values::{HttpListen, LeaseTerm},
     },
     datapath::{self, DatapathError, Installation, Pins, Sizes},
-    exclusion::{Exclusions, Pods},
+    exclusion::{self, Exclusions, Pods},
     http::Server,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
         Source, SourceError, SourceHealth,
-        kubernetes::{Access, KubernetesConfig, Timing},
+        kubernetes::{Access, KubernetesConfig, ReadPods, Timing},
         manifests::ManifestsConfig,
     },
 };
@@ -190,11 +190,21 @@ async fn serve(
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut housekeeping = interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut search = interval(exclusion::SEARCH);
+    search.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch: Vec<Event> = Vec::with_capacity(BATCH);
     let stopped_by = loop {
         tokio::select! {
             count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
-                if count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now()) {
+                let changed = count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now());
+                // Before the lease is taken: nobody who is to be left alone is balanced for a moment.
+                if args.watch_pods
+                    && let Some(uids) = engine.take_excluded_pods()
+                {
+                    exclusions.set_pods(Pods::Known(uids), Instant::now());
+                    refresh(&mut exclusions, &mut engine, &control, &mut complaint);
+                }
+                if changed {
                     control.changed(engine.maps());
                     if engine.is_synced() && control.synced(engine.maps()) {
                         metrics.lease_renewed(Outcome::Ok);
@@ -219,6 +229,9 @@ async fn serve(
                     watchman.errors = 0;
                 }
             },
+            _ = search.tick(), if exclusions.is_searching(Instant::now()) => {
+                refresh(&mut exclusions, &mut engine, &control, &mut complaint);
+            }
             _ = housekeeping.tick() => {
                 if !engine.maps().are_pinned(pins) {
                     return Err(failure(DatapathError::Removed(pins.root().into())));
@@ -304,7 +317,9 @@ fn exclusions(args: &AgentArgs, root: &Path) -> Exclusions {
         }
     }
     let mut exclusions = Exclusions::new(root, args.exclude_cgroup.clone());
-    exclusions.set_pods(Pods::Known(BTreeSet::new()), Instant::now());
+    if !args.watch_pods {
+        exclusions.set_pods(Pods::Known(BTreeSet::new()), Instant::now());
+    }
     exclusions
 }
 
@@ -388,6 +403,7 @@ fn source(args: &AgentArgs) -> Result<Source, Failure> {
         SourceChoice::Kubernetes { kubeconfig, context } => Source::Kubernetes(KubernetesConfig {
             access: Access { kubeconfig, context },
             node_name: args.node_name().into(),
+            pods: if args.watch_pods { ReadPods::Yes } else { ReadPods::No },
             timing: Timing::default(),
         }),
     })

@@ -60,6 +60,14 @@ pub struct AgentArgs {
     #[arg(long, env = "BALANCER_MODE", value_name = "MODE", default_value = Mode::Balance.name(), value_parser = values::mode())]
     pub mode: Mode,
 
+    /// Read the Pods of this node, and leave those alone that opt out or are part of a service mesh
+    ///
+    /// A pod opts out by the annotation balancer.dev/enabled: "false", its own or its Namespace's. Pods that a mesh has
+    /// taken in keep the Service's address, unless they say "true". With --source kubernetes it takes the right to list
+    /// and watch Pods.
+    #[arg(long, env = "BALANCER_WATCH_PODS")]
+    pub watch_pods: bool,
+
     /// cgroup whose processes are left alone, with all cgroups below it; several are separated by commas
     #[arg(long, env = "BALANCER_EXCLUDE_CGROUP", value_name = "DIR", value_delimiter = ',')]
     pub exclude_cgroup: Vec<PathBuf>,

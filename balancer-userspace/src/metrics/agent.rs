@@ -36,6 +36,8 @@ pub enum EventKind {
     Node,
     /// A Namespace was added, changed or removed.
     Namespace,
+    /// A Pod of this node was added, changed or removed.
+    Pod,
     /// A whole list was read.
     List,
     /// An object was skipped.
@@ -70,6 +72,7 @@ impl EncodeLabelValue for EventKind {
             Self::SliceGone => "slice-gone",
             Self::Node => "node",
             Self::Namespace => "namespace",
+            Self::Pod => "pod",
             Self::List => "list",
             Self::Skipped => "skipped",
         };

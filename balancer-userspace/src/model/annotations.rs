@@ -73,6 +73,12 @@ pub enum AnnotationError {
         /// Without the prefix.
         name: String,
     },
+    /// An annotation that is not known on a Pod.
+    #[error("annotation {} is not known on a Pod (known: {ENABLED})", quote_name(name))]
+    UnknownOnPod {
+        /// Without the prefix.
+        name: String,
+    },
     /// An annotation that is not known on an EndpointSlice.
     #[error("annotation {} is not known on an EndpointSlice (known: {WEIGHT})", quote_name(name))]
     UnknownOnSlice {
@@ -116,6 +122,21 @@ pub fn parse_service<'a>(
 pub fn parse_namespace<'a>(
     annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> (Option<Participation>, Vec<AnnotationError>) {
+    parse_participation(annotations, |name| AnnotationError::UnknownOnNamespace { name })
+}
+
+/// Reads the annotations of a Pod, as [`parse_service`]: what it asks for on behalf of its own connects.
+pub fn parse_pod<'a>(
+    annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> (Option<Participation>, Vec<AnnotationError>) {
+    parse_participation(annotations, |name| AnnotationError::UnknownOnPod { name })
+}
+
+/// Of an object on which nothing else is known.
+fn parse_participation<'a>(
+    annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+    unknown: impl Fn(String) -> AnnotationError,
+) -> (Option<Participation>, Vec<AnnotationError>) {
     let mut enabled = None;
     let mut errors = Vec::new();
     for (name, value) in annotations {
@@ -124,7 +145,7 @@ pub fn parse_namespace<'a>(
                 Ok(parsed) => enabled = Some(parsed),
                 Err(error) => errors.push(error),
             },
-            _ => errors.push(AnnotationError::UnknownOnNamespace { name: name.to_owned() }),
+            _ => errors.push(unknown(name.to_owned())),
         }
     }
     (enabled, errors)

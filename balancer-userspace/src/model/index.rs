@@ -8,10 +8,11 @@ use std::{
 use balancer_common::abi::Algorithm;
 
 use super::{
-    DesiredPort, Dirty, Event, Exclusion, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName, Scope,
-    Selection, ServiceSpec, SliceSpec,
+    DesiredPort, Dirty, Event, ExcludedPod, Exclusion, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName,
+    Scope, Selection, ServiceSpec, SliceSpec,
     claims::Claims,
     dirty::DirtySet,
+    pods::Pods,
     resolve::{self, Input},
     scope::scope,
 };
@@ -40,6 +41,7 @@ pub struct Index {
     services: BTreeMap<ObjectName, Entry>,
     /// Those that say something.
     namespaces: HashMap<Arc<str>, NamespaceSpec>,
+    pods: Pods,
     /// The name of the Service that each slice belongs to, in the slice's namespace.
     slices: HashMap<ObjectName, Arc<str>>,
     claims: Claims,
@@ -85,6 +87,7 @@ impl Index {
             node: NodeInfo::default(),
             services: BTreeMap::new(),
             namespaces: HashMap::new(),
+            pods: Pods::default(),
             slices: HashMap::new(),
             claims: Claims::default(),
             dirty: DirtySet::default(),
@@ -107,6 +110,9 @@ impl Index {
             Event::AllNamespaces(specs) => self.replace_namespaces(specs),
             Event::Namespace(spec) => self.set_namespace(spec),
             Event::NamespaceGone(name) => self.remove_namespace(&name),
+            Event::AllPods(specs) => self.pods.replace(specs),
+            Event::Pod(spec) => self.pods.set(spec),
+            Event::PodGone(name) => self.pods.remove(&name),
             Event::Skipped { .. } => {}
         }
     }
@@ -177,6 +183,17 @@ impl Index {
         self.namespaces
             .values()
             .flat_map(|spec| spec.problems.iter().map(|problem| (&*spec.name, problem.as_str())))
+    }
+
+    /// The pods of this node whose connects are left alone, if the source has listed pods and that may have changed
+    /// since the last call.
+    pub fn take_excluded_pods(&mut self) -> Option<Vec<ExcludedPod>> {
+        self.pods.take_excluded(&self.namespaces)
+    }
+
+    /// What the pods of this node say that somebody should put right. In no order.
+    pub fn pod_problems(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
+        self.pods.problems()
     }
 
     /// A Service as the source reported it.
@@ -317,6 +334,7 @@ impl Index {
 
     /// Its Services, and no others; those for which it makes no difference cost a resolve and no write.
     fn mark_namespace(&mut self, namespace: &Arc<str>) {
+        self.pods.reconsider();
         let first = ObjectName::new(Arc::clone(namespace), "");
         let own = self.services.range(first..).take_while(|(name, _)| name.namespace == *namespace);
         for (name, entry) in own {

@@ -9,6 +9,7 @@ pub mod convert;
 mod dirty;
 mod endpoints;
 mod index;
+mod pods;
 mod problems;
 mod quote;
 pub mod resolve;
@@ -17,6 +18,7 @@ mod types;
 
 pub use dirty::Dirty;
 pub use index::{Counts, Defaults, Index};
+pub use pods::{ExcludedPod, Mesh, PodExclusion, PodSpec};
 pub use quote::quote;
 pub use scope::{Exclusion, NamespaceSpec, Participation, Scope, Selection};
 pub use types::*;

@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use balancer_common::abi::Algorithm;
 use serde::Serialize;
 
-use super::{Exclusion, NamespaceSpec, Participation};
+use super::{Exclusion, NamespaceSpec, Participation, PodSpec};
 
 /// Namespace and name of an object. Ordered by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -321,6 +321,12 @@ pub enum Event {
     Namespace(NamespaceSpec),
     /// A Namespace is gone.
     NamespaceGone(Arc<str>),
+    /// All Pods of this node. Where the source reads them, it comes before the first Services and slices.
+    AllPods(Vec<PodSpec>),
+    /// A Pod of this node was added or changed.
+    Pod(PodSpec),
+    /// A Pod is gone from this node.
+    PodGone(ObjectName),
     /// The node that the agent runs on was read or changed.
     Node(NodeInfo),
     /// An object was skipped whole; `what` names it (file and document, or namespace/name), `why` and the remedy.

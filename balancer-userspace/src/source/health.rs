@@ -31,13 +31,15 @@ pub enum Resource {
     Node,
     /// Namespaces of the API server. Optional: without them their annotations are unknown, nothing else.
     Namespaces,
+    /// Pods of the agent's own node. Optional, and read only on request: without them none is left alone.
+    Pods,
     /// The manifests directory.
     Manifests,
 }
 
 impl Resource {
-    const ALL: [Self; 5] =
-        [Self::Services, Self::EndpointSlices, Self::Node, Self::Namespaces, Self::Manifests];
+    const ALL: [Self; 6] =
+        [Self::Services, Self::EndpointSlices, Self::Node, Self::Namespaces, Self::Pods, Self::Manifests];
 
     /// A name for labels and messages.
     pub const fn name(self) -> &'static str {
@@ -46,20 +48,23 @@ impl Resource {
             Self::EndpointSlices => "endpointslices",
             Self::Node => "node",
             Self::Namespaces => "namespaces",
+            Self::Pods => "pods",
             Self::Manifests => "manifests",
         }
     }
 
     const fn kind(self) -> SourceKind {
         match self {
-            Self::Services | Self::EndpointSlices | Self::Node | Self::Namespaces => SourceKind::Kubernetes,
+            Self::Services | Self::EndpointSlices | Self::Node | Self::Namespaces | Self::Pods => {
+                SourceKind::Kubernetes
+            }
             Self::Manifests => SourceKind::Manifests,
         }
     }
 
     /// Whether the view is incomplete without it.
     pub const fn is_required(self) -> bool {
-        !matches!(self, Self::Node | Self::Namespaces)
+        !matches!(self, Self::Node | Self::Namespaces | Self::Pods)
     }
 }
 
@@ -386,7 +391,7 @@ mod tests {
         assert!(!health.synced() && health.contact().is_none());
         health.listed(Resource::EndpointSlices);
         assert!(health.synced() && health.contact().is_some());
-        assert_eq!(health.snapshot().resources.len(), 4);
+        assert_eq!(health.snapshot().resources.len(), 5);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What is left alone on purpose: everything while the agent only observes, and cgroups that are excluded.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use balancer_common::abi::PassReason;
-use balancer_tests::peer::protocol::Close;
+use balancer_tests::peer::{Client, protocol::Close};
 use balancer_userspace::{
     datapath::read_snapshot,
     view::{ServiceView, Snapshot},
@@ -138,4 +141,81 @@ fn processes_in_an_excluded_cgroup_are_left_alone() {
     client.hold(3, vip4(1)).unwrap();
     assert_eq!(passes(&set, PassReason::Excluded), 4);
     assert_eq!(active(&set).values().sum::<u64>(), 6);
+}
+
+/// A cgroup as the kubelet makes it, with this process in it.
+fn into_pod(set: &Set, uid: &str, process: u32) {
+    let slice = format!(
+        "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice",
+        uid.replace('-', "_")
+    );
+    let container = set.node.cgroup().join(slice).join("cri-containerd-0123456789ab.scope");
+    fs::create_dir_all(&container).unwrap();
+    fs::write(container.join("cgroup.procs"), process.to_string()).unwrap();
+}
+
+fn pod(name: &str, uid: &str, annotation: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: {uid}, annotations: {{{annotation}}}}}\n\
+         spec: {{nodeName: node-1, containers: []}}\n"
+    )
+}
+
+#[test]
+fn pods_that_opt_out_or_are_in_a_mesh_are_left_alone() {
+    const OUT: &str = "balancer.dev/enabled: \"false\"";
+    const IN: &str = "balancer.dev/enabled: \"true\"";
+    const MESH: &str = "linkerd.io/proxy-version: \"2\"";
+    const UIDS: [&str; 3] = [
+        "0a1b2c3d-0000-4000-8000-000000000001",
+        "0a1b2c3d-0000-4000-8000-000000000002",
+        "0a1b2c3d-0000-4000-8000-000000000003",
+    ];
+    let set = beside_a_proxy(3);
+    let clients = UIDS.map(|_| set.client.client().unwrap());
+    for (client, uid) in clients.iter().zip(UIDS).take(2) {
+        into_pod(&set, uid, client.process_id());
+    }
+    let file = |name: &str| format!("pod-{name}.yaml");
+    for (name, uid, annotation) in [("a", UIDS[0], OUT), ("b", UIDS[1], MESH), ("c", UIDS[2], "x: y")] {
+        set.manifests.put(&file(name), &pod(name, uid, annotation)).unwrap();
+    }
+    let mut agent = set.agent_with(&["--watch-pods"]);
+    // From the first moment on.
+    assert_eq!(snapshot(&set).agent.excluded, 2);
+    let answers = |count: u64| {
+        let ask =
+            |client: &Client| (0..count).map(|_| client.ask(vip4(1)).unwrap().pod).collect::<BTreeSet<_>>();
+        clients.iter().map(|client| ask(client).len()).collect::<Vec<_>>()
+    };
+    assert_eq!(answers(6), [1, 1, 3], "kube-proxy's choice, or spread");
+    assert_eq!(passes(&set, PassReason::Excluded), 12);
+
+    // A mesh takes a pod in whose cgroup is still to come; another wants to be balanced in spite of its mesh.
+    set.manifests.put(&file("c"), &pod("c", UIDS[2], MESH)).unwrap();
+    set.manifests.put(&file("b"), &pod("b", UIDS[1], &format!("{IN}, {MESH}"))).unwrap();
+    wait_for("b is balanced", || snapshot(&set).agent.excluded == 1);
+    into_pod(&set, UIDS[2], clients[2].process_id());
+    wait_for("c is left alone", || snapshot(&set).agent.excluded == 2);
+    assert_eq!(answers(6), [1, 3, 1]);
+
+    // Without an agent it stays so, and a new one changes nothing.
+    agent.kill().unwrap();
+    assert_eq!(answers(6), [1, 3, 1]);
+    agent.spawn().unwrap();
+    agent.wait_ready().unwrap();
+    assert_eq!(answers(6), [1, 3, 1]);
+
+    // The Namespace's word holds for the pods that say nothing, and for its Services.
+    let namespace =
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{{OUT}}}}}\n");
+    for name in ["a", "b"] {
+        set.manifests.remove(&file(name)).unwrap();
+    }
+    set.manifests.put(&file("c"), &pod("c", UIDS[2], "x: y")).unwrap();
+    wait_for("nobody is left alone", || snapshot(&set).agent.excluded == 0);
+    set.manifests.put("namespace.yaml", &namespace).unwrap();
+    wait_for("c is left alone", || snapshot(&set).agent.excluded == 1);
+    wait_for("the Service is gone", || snapshot(&set).services.is_empty());
+    assert_eq!(answers(6), [1, 1, 1]);
 }

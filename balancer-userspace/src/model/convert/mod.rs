@@ -5,6 +5,7 @@
 
 mod address;
 mod namespace;
+mod pod;
 mod service;
 mod slice;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 use super::{ObjectName, Protocol, annotations, quote};
 
 pub use namespace::namespace_spec;
+pub use pod::pod_spec;
 pub use service::service_spec;
 pub use slice::slice_spec;
 
@@ -40,6 +42,9 @@ pub enum Skip {
     /// An EndpointSlice without label `kubernetes.io/service-name`.
     #[error("it has no label kubernetes.io/service-name, so it belongs to no Service")]
     NoService,
+    /// A Pod without `metadata.uid`.
+    #[error("it has no metadata.uid, by which its processes would be recognised")]
+    NoUid,
     /// An EndpointSlice with label `service.kubernetes.io/headless`.
     #[error("it belongs to a headless Service (label service.kubernetes.io/headless)")]
     Headless,
@@ -56,7 +61,7 @@ impl Skip {
     pub const fn is_routine(&self) -> bool {
         match self {
             Self::NoService | Self::Headless | Self::Fqdn => true,
-            Self::Name(_) | Self::Namespace(_) | Self::AddressType(_) => false,
+            Self::Name(_) | Self::Namespace(_) | Self::NoUid | Self::AddressType(_) => false,
         }
     }
 }

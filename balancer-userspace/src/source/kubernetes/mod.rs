@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::{Events, SourceError, SourceHealth};
 use access::Connection;
 use follow::{Follow, Gate};
-use sinks::{KindSink, Namespaces, NodeSink, Services, Slices};
+use sinks::{KindSink, Namespaces, NodeSink, Pods, Services, Slices};
 
 pub use access::Access;
 
@@ -33,8 +33,20 @@ pub struct KubernetesConfig {
     pub access: Access,
     /// The node that the agent runs on; empty where it has no name, and then zones are unknown.
     pub node_name: Arc<str>,
+    /// Whether to read the Pods of that node.
+    pub pods: ReadPods,
     /// Intervals and limits.
     pub timing: Timing,
+}
+
+/// Whether the Pods of the own node are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadPods {
+    /// They are not asked for.
+    #[default]
+    No,
+    /// They are, which takes a right of its own.
+    Yes,
 }
 
 /// Intervals and limits towards the API server.
@@ -86,7 +98,7 @@ impl Default for Timing {
 
 /// Sends what the API server says, until the receiver is dropped or this future is.
 ///
-/// The first events are [`Event::Node`] and [`Event::AllNamespaces`], then [`Event::AllServices`] and
+/// The first events are [`Event::Node`], [`Event::AllNamespaces`] and, if asked for, [`Event::AllPods`], then [`Event::AllServices`] and
 /// [`Event::AllSlices`], both in any order; where the Node or the Namespaces cannot be read in time they
 /// come later. Whole lists come again every now and then.
 ///
@@ -97,6 +109,7 @@ impl Default for Timing {
 ///
 /// [`Event::Node`]: crate::model::Event::Node
 /// [`Event::AllNamespaces`]: crate::model::Event::AllNamespaces
+/// [`Event::AllPods`]: crate::model::Event::AllPods
 /// [`Event::AllServices`]: crate::model::Event::AllServices
 /// [`Event::AllSlices`]: crate::model::Event::AllSlices
 pub async fn run(
@@ -104,10 +117,10 @@ pub async fn run(
     events: Events,
     health: Arc<SourceHealth>,
 ) -> Result<(), SourceError> {
-    let KubernetesConfig { access, node_name, timing } = config;
+    let KubernetesConfig { access, node_name, pods, timing } = config;
     let connection = Connection::new(access).await?;
     log::info!("reading Services and EndpointSlices from the API server at {}", connection.server());
-    follow_all(connection, node_name, timing, events, health).await;
+    follow_all(connection, node_name, pods, timing, events, health).await;
     Ok(())
 }
 
@@ -123,13 +136,20 @@ pub async fn check(access: &Access) -> Result<(), SourceError> {
 async fn follow_all(
     connection: Connection,
     node_name: Arc<str>,
+    pods: ReadPods,
     timing: Timing,
     events: Events,
     health: Arc<SourceHealth>,
 ) {
     let (known, node_known) = watch::channel(node_name.is_empty());
     let (annotated, namespaces_known) = watch::channel(false);
-    let waits = || Gate::Waits(vec![node_known.clone(), namespaces_known.clone()]);
+    let (listed, pods_known) = watch::channel(pods == ReadPods::No);
+    let waits = || Gate::Waits(vec![node_known.clone(), namespaces_known.clone(), pods_known.clone()]);
+    let mut pods = (pods == ReadPods::Yes).then(|| {
+        let sink = KindSink::<Pods>::of_node(health.clone(), &node_name);
+        let gate = Gate::Opens(listed);
+        Follow::new(sink, connection.clone(), timing.clone(), events.clone(), health.clone(), gate)
+    });
     let namespaces = KindSink::<Namespaces>::new(health.clone());
     let mut namespaces = Follow::new(
         namespaces,
@@ -155,11 +175,18 @@ async fn follow_all(
             None => std::future::pending().await,
         }
     };
+    let pods = async {
+        match &mut pods {
+            Some(pods) => pods.run().await,
+            None => std::future::pending().await,
+        }
+    };
     // Each ends when nobody listens, which may be noticed here first.
     tokio::select! {
         _ = services.run() => {}
         _ = slices.run() => {}
         _ = namespaces.run() => {}
+        _ = pods => {}
         _ = node => {}
         () = events.closed() => {}
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Debug, mem, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{Resource as KubeResource, core::PartialObjectMeta};
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        Event, NamespaceSpec, NodeInfo, ObjectName, ServiceSpec, SliceSpec,
+        Event, NamespaceSpec, NodeInfo, ObjectName, PodSpec, ServiceSpec, SliceSpec,
         convert::{self, Skip},
     },
     source::{
@@ -138,8 +138,41 @@ impl Kind for Namespaces {
     }
 }
 
+/// Pods, of which only the metadata is asked for.
+pub(super) enum Pods {}
+
+impl Kind for Pods {
+    type Object = PartialObjectMeta<Pod>;
+    type Spec = PodSpec;
+    const RESOURCE: Resource = Resource::Pods;
+    const NAME: &'static str = "Pod";
+    const SELECTOR: &'static str = "";
+
+    fn convert(object: &Self::Object) -> Result<PodSpec, Skip> {
+        convert::pod_spec(&object.metadata)
+    }
+    fn all(specs: Vec<PodSpec>) -> Event {
+        Event::AllPods(specs)
+    }
+    fn one(spec: PodSpec) -> Event {
+        Event::Pod(spec)
+    }
+    fn gone(name: ObjectName) -> Event {
+        Event::PodGone(name)
+    }
+}
+
+impl KindSink<Pods> {
+    /// The pods of one node.
+    pub(super) fn of_node(health: Arc<SourceHealth>, node: &str) -> Self {
+        Self { fields: Some(format!("spec.nodeName={node}")), ..Self::new(health) }
+    }
+}
+
 /// All objects of a kind.
 pub(super) struct KindSink<K: Kind> {
+    /// Field selector.
+    fields: Option<String>,
     health: Arc<SourceHealth>,
     list: Vec<K::Spec>,
     /// Those of the list being read that cannot be used.
@@ -150,7 +183,7 @@ pub(super) struct KindSink<K: Kind> {
 
 impl<K: Kind> KindSink<K> {
     pub(super) fn new(health: Arc<SourceHealth>) -> Self {
-        Self { health, list: Vec::new(), unusable: Vec::new(), skipped: BTreeSet::new() }
+        Self { fields: None, health, list: Vec::new(), unusable: Vec::new(), skipped: BTreeSet::new() }
     }
 
     fn skip(&mut self, name: ObjectName, skip: &Skip) -> Option<Event> {
@@ -177,7 +210,10 @@ impl<K: Kind> Sink for KindSink<K> {
     const RESOURCE: Resource = K::RESOURCE;
 
     fn selector(&self) -> Selector {
-        Selector { labels: Some(K::SELECTOR.to_owned()).filter(|labels| !labels.is_empty()), fields: None }
+        Selector {
+            labels: Some(K::SELECTOR.to_owned()).filter(|labels| !labels.is_empty()),
+            fields: self.fields.clone(),
+        }
     }
 
     fn begin(&mut self) {

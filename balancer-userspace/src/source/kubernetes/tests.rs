@@ -3,6 +3,7 @@
 mod failures;
 mod namespaces;
 mod node;
+mod pods;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Timing,
+    ReadPods, Timing,
     access::Connection,
     fake_api::{Answer, FakeApi, Step, bookmark, service, slice, status},
     follow_all,
@@ -39,12 +40,16 @@ impl Harness {
     }
 
     fn start_with(api: FakeApi, node: &str, configure: impl FnOnce(&mut Timing)) -> Self {
+        Self::reading(ReadPods::No, api, node, configure)
+    }
+
+    fn reading(pods: ReadPods, api: FakeApi, node: &str, configure: impl FnOnce(&mut Timing)) -> Self {
         let mut timing = Timing::default();
         configure(&mut timing);
         let (sender, events) = mpsc::channel(4);
         let health = Arc::new(SourceHealth::new(SourceKind::Kubernetes));
         let connection = Connection::with_client(api.client());
-        tokio::spawn(follow_all(connection, node.into(), timing.clone(), sender, health.clone()));
+        tokio::spawn(follow_all(connection, node.into(), pods, timing.clone(), sender, health.clone()));
         Self { api, events, health, timing }
     }
 
@@ -62,6 +67,9 @@ impl Harness {
                     | Event::AllNamespaces(_)
                     | Event::Namespace(_)
                     | Event::NamespaceGone(_)
+                    | Event::AllPods(_)
+                    | Event::Pod(_)
+                    | Event::PodGone(_)
             ) {
                 return brief(&event);
             }
@@ -120,6 +128,13 @@ fn brief(event: &Event) -> String {
         }
         Event::Namespace(spec) => format!("namespace {}", namespace(spec)),
         Event::NamespaceGone(name) => format!("namespace gone {name}"),
+        Event::AllPods(all) => {
+            let mut names: Vec<_> = all.iter().map(|pod| pod.name.to_string()).collect();
+            names.sort_unstable();
+            format!("all pods [{}]", names.join(" "))
+        }
+        Event::Pod(spec) => format!("pod {}", spec.name),
+        Event::PodGone(name) => format!("pod gone {name}"),
         Event::Skipped { what, why } => format!("skipped {what}: {why}"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads every `.yaml`, `.yml` and `.json` file in the directory, in the order of their names and not
 //! those of subdirectories, as `kubectl apply -f DIR` does; hidden files are left out. Services,
-//! EndpointSlices, Namespaces, the agent's own Node and lists of them count, other kinds are ignored.
+//! EndpointSlices, Namespaces, Pods, the agent's own Node and lists of them count, other kinds are ignored.
 //!
 //! A change is taken in at once when a file is put in place or its writer closes it (inotify). A slow
 //! scan catches what inotify cannot see: remote file systems, symlinks to files elsewhere, writers that
@@ -60,8 +60,8 @@ impl ManifestsConfig {
 
 /// Sends what the directory says, until the receiver is dropped or this future is.
 ///
-/// The first events are [`Event::Node`], [`Event::AllNamespaces`], [`Event::AllServices`] and
-/// [`Event::AllSlices`]; every change after that is an event of its own.
+/// The first events are [`Event::Node`], [`Event::AllNamespaces`], [`Event::AllPods`],
+/// [`Event::AllServices`] and [`Event::AllSlices`]; every change after that is an event of its own.
 ///
 /// # Errors
 ///
@@ -69,6 +69,7 @@ impl ManifestsConfig {
 ///
 /// [`Event::Node`]: crate::model::Event::Node
 /// [`Event::AllNamespaces`]: crate::model::Event::AllNamespaces
+/// [`Event::AllPods`]: crate::model::Event::AllPods
 /// [`Event::AllServices`]: crate::model::Event::AllServices
 /// [`Event::AllSlices`]: crate::model::Event::AllSlices
 pub async fn run(

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{
-        NamespaceSpec, NodeInfo, ObjectName, ServiceSpec, SliceSpec,
+        NamespaceSpec, NodeInfo, ObjectName, PodSpec, ServiceSpec, SliceSpec,
         convert::{self, Skip},
     },
     source::node_info,
@@ -31,6 +31,8 @@ pub(super) enum Object {
     Node(NodeInfo),
     /// A Namespace.
     Namespace(NamespaceSpec),
+    /// A Pod, and the node that it is bound to, if it says so.
+    Pod(PodSpec, Option<Arc<str>>),
 }
 
 /// What identifies an object across files.
@@ -40,6 +42,8 @@ pub(super) enum Key {
     Node(Arc<str>),
     /// A Namespace, by name. Reported before the Services in it.
     Namespace(Arc<str>),
+    /// A Pod.
+    Pod(ObjectName),
     /// A Service.
     Service(ObjectName),
     /// An EndpointSlice.
@@ -51,6 +55,7 @@ impl fmt::Display for Key {
         match self {
             Self::Node(name) => write!(f, "Node {name}"),
             Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Pod(name) => write!(f, "Pod {name}"),
             Self::Service(name) => write!(f, "Service {name}"),
             Self::Slice(name) => write!(f, "EndpointSlice {name}"),
         }
@@ -64,6 +69,7 @@ impl Object {
             Self::Slice(spec) => Key::Slice(spec.name.clone()),
             Self::Node(node) => Key::Node(node.name.clone()),
             Self::Namespace(spec) => Key::Namespace(spec.name.clone()),
+            Self::Pod(spec, _) => Key::Pod(spec.name.clone()),
         }
     }
 }
@@ -92,7 +98,7 @@ pub(super) struct Fault {
 
 /// Reads a document.
 ///
-/// Kinds other than Service, EndpointSlice, Node, Namespace and lists of them are ignored.
+/// Kinds other than Service, EndpointSlice, Node, Namespace, Pod and lists of them are ignored.
 pub(super) fn parse(document: &Document<'_>) -> Parsed {
     let mut parsed = Parsed::default();
     let text = Text::of(document);
@@ -140,6 +146,7 @@ enum One {
     Slice,
     Node,
     Namespace,
+    Pod,
 }
 
 #[derive(Clone, Copy)]
@@ -157,10 +164,12 @@ impl Kind {
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::One(One::Slice),
             ("v1", "Node") => Self::One(One::Node),
             ("v1", "Namespace") => Self::One(One::Namespace),
+            ("v1", "Pod") => Self::One(One::Pod),
             ("v1", "List") => Self::List(None),
             ("v1", "ServiceList") => Self::List(Some(One::Service)),
             ("discovery.k8s.io/v1", "EndpointSliceList") => Self::List(Some(One::Slice)),
             ("v1", "NodeList") => Self::List(Some(One::Node)),
+            ("v1", "PodList") => Self::List(Some(One::Pod)),
             ("v1", "NamespaceList") => Self::List(Some(One::Namespace)),
             (group, "EndpointSlice" | "EndpointSliceList") if group.starts_with("discovery.k8s.io/") => {
                 Self::Outdated
@@ -177,6 +186,7 @@ impl Parsed {
             One::Service => text.read().map(|object| self.service(&object, line)),
             One::Slice => text.read().map(|object| self.slice(&object, line)),
             One::Node => text.read().map(|object| self.node(&object)),
+            One::Pod => text.read().map(|object| self.pod(&object, line)),
             One::Namespace => text.read().map(|object| self.namespace(&object, line)),
         };
         if let Err(fault) = read {
@@ -227,6 +237,18 @@ impl Parsed {
         }
     }
 
+    fn pod(&mut self, object: &Pod, line: Option<usize>) {
+        match convert::pod_spec(&object.metadata) {
+            Ok(spec) => {
+                let node = object.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+                self.objects.push(Object::Pod(spec, node.map(Into::into)));
+            }
+            // Written to be applied, not read from a cluster.
+            Err(Skip::NoUid) => log::debug!("ignoring a Pod without metadata.uid"),
+            Err(skip) => self.skip("Pod", &object.metadata, line, &skip),
+        }
+    }
+
     fn skip(&mut self, kind: &str, metadata: &ObjectMeta, line: Option<usize>, skip: &Skip) {
         let fault = |object| Fault { line, object, why: skip.to_string() };
         let name = || {
@@ -236,7 +258,7 @@ impl Parsed {
         };
         match skip {
             // Without a name there is no telling which object it was before.
-            Skip::Name(_) | Skip::Namespace(_) => self.malformed.push(fault(None)),
+            Skip::Name(_) | Skip::Namespace(_) | Skip::NoUid => self.malformed.push(fault(None)),
             // The API server is asked to leave these out.
             Skip::Headless => log::debug!("ignoring {}: {skip}", name()),
             Skip::NoService | Skip::Fqdn | Skip::AddressType(_) => self.unusable.push(fault(Some(name()))),

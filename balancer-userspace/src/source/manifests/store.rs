@@ -239,7 +239,7 @@ impl Store {
             Some((name, hash)) => match fresh.remove(&(key.clone(), name.clone())) {
                 Some(object) => {
                     owners.reported = Some(*hash);
-                    events.push(event(object));
+                    events.push(event(object, &self.node));
                 }
                 None => {
                     reread.insert(name.clone());
@@ -335,12 +335,15 @@ fn place(name: &str, document: &Kept, fault: &Fault) -> String {
     place
 }
 
-fn event(object: Object) -> Event {
+fn event(object: Object, own: &Arc<str>) -> Event {
     match object {
         Object::Service(spec) => Event::Service(Box::new(spec)),
         Object::Slice(spec) => Event::Slice(Box::new(spec)),
         Object::Node(node) => Event::Node(node),
         Object::Namespace(spec) => Event::Namespace(spec),
+        Object::Pod(spec, node) if node.as_ref().is_none_or(|node| node == own) => Event::Pod(spec),
+        // It is on another node now, if it ever was here.
+        Object::Pod(spec, _) => Event::PodGone(spec.name),
     }
 }
 
@@ -349,6 +352,7 @@ fn gone_event(key: &Key, node: &Arc<str>) -> Event {
         Key::Service(name) => Event::ServiceGone(name.clone()),
         Key::Slice(name) => Event::SliceGone(name.clone()),
         Key::Namespace(name) => Event::NamespaceGone(name.clone()),
+        Key::Pod(name) => Event::PodGone(name.clone()),
         Key::Node(_) => Event::Node(NodeInfo { name: node.clone(), zone: None }),
     }
 }

@@ -64,6 +64,9 @@ fn brief(event: &Event) -> String {
         }
         Event::Namespace(spec) => format!("namespace {}:{:?}", spec.name, spec.enabled),
         Event::NamespaceGone(name) => format!("namespace gone {name}"),
+        Event::AllPods(all) => list("all pods ", all.iter().map(|pod| pod.name.to_string()).collect()),
+        Event::Pod(spec) => format!("pod {} {}", spec.name, spec.uid),
+        Event::PodGone(name) => format!("pod gone {name}"),
         Event::Skipped { what, why } => format!("skipped {what}: {why}"),
     }
 }
@@ -87,9 +90,9 @@ impl Harness {
         let health = Arc::new(SourceHealth::new(SourceKind::Manifests));
         let task = tokio::spawn(run(config, sender, health.clone()));
         let mut harness = Self { dir, events, health, task };
-        let mut first = harness.next(4).await;
+        let mut first = harness.next(5).await;
         // Few tests have any.
-        first.retain(|event| event != "all namespaces []");
+        first.retain(|event| event != "all namespaces []" && event != "all pods []");
         (harness, first)
     }
 
@@ -172,6 +175,34 @@ async fn namespaces_come_before_services_and_are_followed() {
     harness.expect(&["namespace shop:Some(OptedIn)", "service default/z:2"]).await;
     fs::remove_file(harness.path("z.yaml")).unwrap();
     harness.expect(&["namespace gone shop", "service gone default/z"]).await;
+}
+
+#[tokio::test]
+async fn pods_of_this_node_come_before_services_and_are_followed() {
+    let pod = |name: &str, uid: &str, node: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, uid: {uid}}}\nspec: {{nodeName: {node}, containers: []}}\n"
+        )
+    };
+    let written = "apiVersion: v1\nkind: Pod\nmetadata: {name: new}\n";
+    let files = [
+        ("a.yaml", pod("a", "u-1", "n1")),
+        ("b.yaml", pod("b", "u-2", "other")),
+        ("c.yaml", written.to_owned()),
+        ("z.yaml", service("z", 1)),
+    ];
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let (mut harness, first) = Harness::start(&files).await;
+    assert_eq!(
+        first,
+        ["node n1 None", "all pods [default/a]", "all services [default/z:1]", "all slices []"]
+    );
+    harness.replace("b.yaml", &pod("b", "u-2", "n1"));
+    harness.expect(&["pod default/b u-2"]).await;
+    harness.replace("b.yaml", &pod("b", "u-2", "other"));
+    harness.expect(&["pod gone default/b"]).await;
+    fs::remove_file(harness.path("a.yaml")).unwrap();
+    harness.expect(&["pod gone default/a"]).await;
 }
 
 #[tokio::test]

@@ -275,13 +275,15 @@ impl Worker {
 
     fn send_first(&mut self, outcome: Outcome) -> Result<(), Closed> {
         let mut node = NodeInfo { name: self.config.node_name.clone(), zone: None };
-        let (mut namespaces, mut services, mut slices) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut namespaces, mut pods) = (Vec::new(), Vec::new());
+        let (mut services, mut slices) = (Vec::new(), Vec::new());
         for event in outcome.events {
             match event {
                 Event::Service(spec) => services.push(*spec),
                 Event::Slice(spec) => slices.push(*spec),
                 Event::Node(info) => node = info,
                 Event::Namespace(spec) => namespaces.push(spec),
+                Event::Pod(spec) => pods.push(spec),
                 // Nothing was there that could be gone.
                 Event::AllServices(_)
                 | Event::AllSlices(_)
@@ -289,6 +291,8 @@ impl Worker {
                 | Event::SliceGone(_)
                 | Event::AllNamespaces(_)
                 | Event::NamespaceGone(_)
+                | Event::AllPods(_)
+                | Event::PodGone(_)
                 | Event::Skipped { .. } => {}
             }
         }
@@ -302,6 +306,7 @@ impl Worker {
         let events = vec![
             Event::Node(node),
             Event::AllNamespaces(namespaces),
+            Event::AllPods(pods),
             Event::AllServices(services),
             Event::AllSlices(slices),
         ];

@@ -176,7 +176,7 @@ async fn an_api_server_that_cannot_be_reached_is_tried_again() {
         ..Timing::default()
     };
     let access = Access { kubeconfig: Some(path), context: None };
-    let config = KubernetesConfig { access, node_name: "".into(), timing };
+    let config = KubernetesConfig { access, node_name: "".into(), pods: super::ReadPods::No, timing };
     let task = tokio::spawn(run(config, sender, health.clone()));
     let errors = || health.snapshot().resources.iter().map(|resource| resource.errors).sum::<u64>();
     timeout(Duration::from_secs(20), async {
