@@ -3,7 +3,7 @@
 mod stats;
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -48,7 +48,8 @@ pub struct Agent<'t> {
     topology: &'t Topology,
     process: Option<Process>,
     binary: PathBuf,
-    manifests: PathBuf,
+    /// Flags that say where Services come from.
+    source: Vec<OsString>,
     options: AgentOptions,
     /// Kept after `process`, so that pins go after their agent.
     pins: Pins,
@@ -82,6 +83,19 @@ impl<'t> Agent<'t> {
 
     /// Prepares one without starting it.
     pub fn stopped(topology: &'t Topology, manifests: &ManifestDir, options: AgentOptions) -> Result<Self> {
+        let source = ["--source", "manifests", "--manifests"].map(OsString::from);
+        let source = source.into_iter().chain([manifests.path().into()]).collect();
+        Self::prepare(topology, source, options)
+    }
+
+    /// Prepares one that reads from an API server, without starting it.
+    pub fn of_cluster(topology: &'t Topology, kubeconfig: &Path, options: AgentOptions) -> Result<Self> {
+        let source = ["--source", "kubernetes", "--kubeconfig"].map(OsString::from);
+        let source = source.into_iter().chain([kubeconfig.into()]).collect();
+        Self::prepare(topology, source, options)
+    }
+
+    fn prepare(topology: &'t Topology, source: Vec<OsString>, options: AgentOptions) -> Result<Self> {
         let binary = match &options.binary {
             Some(path) => path.clone(),
             None => binary()?,
@@ -91,7 +105,7 @@ impl<'t> Agent<'t> {
             topology,
             process: None,
             binary,
-            manifests: manifests.path().to_owned(),
+            source,
             options,
             pins,
             scratch: Scratch::files()?,
@@ -103,8 +117,7 @@ impl<'t> Agent<'t> {
         let log =
             OpenOptions::new().create(true).append(true).open(self.log_path()).context("log of the agent")?;
         let mut command = self.command();
-        command.args(["agent", "--source", "manifests", "--node", "node-1"]);
-        command.arg("--manifests").arg(&self.manifests);
+        command.args(["agent", "--node", "node-1"]).args(&self.source);
         command.arg("--cgroup").arg(self.topology.cgroup());
         command.args(["--http", &HTTP.to_string()]);
         if let Some(lease) = self.options.lease {

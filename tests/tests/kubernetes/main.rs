@@ -1,0 +1,3 @@
+//! The agent and an API server: a real one, where there is one, and one that fails on command.
+
+mod real;
