@@ -327,7 +327,7 @@ fn source(args: &AgentArgs) -> Result<Source, Failure> {
         SourceChoice::Kubernetes { kubeconfig, context } => Source::Kubernetes(KubernetesConfig {
             access: Access { kubeconfig, context },
             node_name: args.node_name().into(),
-            timing: Timing::default(),
+            timing: Timing::new(args.api_timeout, args.relist),
         }),
     })
 }

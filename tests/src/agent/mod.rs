@@ -1,6 +1,7 @@
 //! The real `balancer` binary on a [`Topology`]: the agent started, killed and asked, and its command line.
 
 mod stats;
+mod usage;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +16,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::stats::{BackendStats, Dialled, EvennessStats, FailedStats, ServiceStats};
+pub use self::{
+    stats::{BackendStats, Dialled, EvennessStats, FailedStats, ServiceStats},
+    usage::Usage,
+};
 use crate::{
     manifests::ManifestDir,
     topology::{Process, Scratch, Topology},

@@ -80,9 +80,10 @@ impl Authority {
     }
 }
 
-/// A key that signs service-account tokens, in PEM.
-pub fn signing_key() -> Result<String> {
-    Ok(KeyPair::generate().context("key")?.serialize_pem())
+/// A key that signs service-account tokens, and its public half, in PEM.
+pub fn signing_key() -> Result<(String, String)> {
+    let key = KeyPair::generate().context("key")?;
+    Ok((key.serialize_pem(), key.public_key_pem()))
 }
 
 fn named(name: &str, group: Option<&str>) -> DistinguishedName {

@@ -4,15 +4,16 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    ADMIN_TOKEN, ASSETS, Admin,
+    ADMIN_TOKEN, ASSETS, Admin, ApiServer,
     kubeconfig::{self, Credential},
     pki::{self, Authority, Validity},
 };
@@ -26,6 +27,15 @@ const ETCD_PORT: u16 = 2379;
 
 /// How long they get to start. On a machine that others use it has taken 20 s.
 const START: Duration = Duration::from_secs(60);
+
+/// One of its processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// kube-apiserver.
+    ApiServer,
+    /// etcd.
+    Etcd,
+}
 
 /// A control plane of two processes. Dropping it ends both and removes their data.
 pub struct RealServer<'t> {
@@ -55,7 +65,9 @@ impl<'t> RealServer<'t> {
         for (name, validity) in [("expired", Validity::Expired), ("masters", Validity::Now)] {
             kubeconfig::write_identity(dir, name, &authority.client(name, "system:masters", validity)?)?;
         }
-        fs::write(dir.join("sa.key"), pki::signing_key()?)?;
+        let (private, public) = pki::signing_key()?;
+        fs::write(dir.join("sa.key"), private)?;
+        fs::write(dir.join("sa.pub"), public)?;
         fs::write(dir.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
         let server = format!("https://127.0.0.1:{PORT}");
         let config = kubeconfig::kubeconfig(&server, Some(&dir.join("ca.crt")), &Credential::Token(ADMIN_TOKEN));
@@ -93,15 +105,23 @@ impl<'t> RealServer<'t> {
             ("--tls-cert-file", "server.crt"),
             ("--tls-private-key-file", "server.key"),
             ("--client-ca-file", "ca.crt"),
-            ("--service-account-key-file", "sa.key"),
+            ("--service-account-key-file", "sa.pub"),
             ("--service-account-signing-key-file", "sa.key"),
             ("--token-auth-file", "tokens.csv"),
             ("--cert-dir", "apiserver"),
         ] {
             command.arg(flag).arg(dir.join(file));
         }
-        self.apiserver = Some(self.topology.host().spawn(command)?);
-        self.admin.wait_ready(START).with_context(|| self.log_end())
+        let mut process = self.topology.host().spawn(command)?;
+        let deadline = Instant::now() + START;
+        while let Err(error) = self.admin.ready() {
+            if process.exited()?.is_some() || Instant::now() >= deadline {
+                return Err(error.context(self.log_end()));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.apiserver = Some(process);
+        Ok(())
     }
 
     fn command(&self, program: &str) -> Result<Command> {
@@ -111,53 +131,48 @@ impl<'t> RealServer<'t> {
         Ok(command)
     }
 
-    /// The tests' client.
-    pub const fn admin(&self) -> &Admin {
-        &self.admin
+    /// Sends a signal to one of them.
+    pub fn signal(&mut self, part: Part, signal: Signal) -> Result<()> {
+        self.part(part).as_mut().with_context(|| format!("{part:?} does not run"))?.signal(signal)
     }
 
-    /// A directory with its certificates, for files of the test's too.
-    pub fn dir(&self) -> &Path {
-        self.scratch.path()
+    /// SIGKILL to one of them.
+    pub fn kill(&mut self, part: Part) -> Result<()> {
+        self.part(part).take().with_context(|| format!("{part:?} does not run"))?.kill().map(drop)
     }
 
-    /// Its certificate authority.
-    pub fn authority(&self) -> PathBuf {
-        self.dir().join("ca.crt")
+    /// Kills etcd and starts it on the data that was saved.
+    pub fn restore_etcd(&mut self) -> Result<()> {
+        self.kill(Part::Etcd)?;
+        self.copy(&self.saved(), &self.data())?;
+        self.start_etcd()
     }
 
-    /// A kubeconfig for it.
-    pub fn kubeconfig(&self, credential: &Credential<'_>) -> Value {
-        kubeconfig::kubeconfig(&format!("https://127.0.0.1:{PORT}"), Some(&self.authority()), credential)
+    /// Has etcd forget every revision but the last.
+    pub fn compact(&self) -> Result<()> {
+        let config = kubeconfig::kubeconfig(&format!("http://127.0.0.1:{ETCD_PORT}"), None, &Credential::Anonymous);
+        let etcd = Admin::new(&config, Some(self.topology.host().netns().file()))?;
+        let range = etcd.request("POST", "/v3/kv/range", Some(&json!({"key": "AA=="})))?;
+        let revision = &range["header"]["revision"];
+        etcd.request("POST", "/v3/kv/compaction", Some(&json!({"revision": revision, "physical": true}))).map(drop)
     }
 
-    /// Sends a signal to the API server.
-    pub fn signal_apiserver(&mut self, signal: Signal) -> Result<()> {
-        self.apiserver.as_mut().context("no API server runs")?.signal(signal)
+    const fn part(&mut self, part: Part) -> &mut Option<Process> {
+        match part {
+            Part::ApiServer => &mut self.apiserver,
+            Part::Etcd => &mut self.etcd,
+        }
     }
 
-    /// Sends a signal to etcd.
-    pub fn signal_etcd(&mut self, signal: Signal) -> Result<()> {
-        self.etcd.as_mut().context("no etcd runs")?.signal(signal)
+    fn data(&self) -> PathBuf {
+        self.scratch.path().join("etcd-data")
     }
 
-    /// SIGKILL to the API server.
-    pub fn kill_apiserver(&mut self) -> Result<()> {
-        self.apiserver.take().context("no API server runs")?.kill().map(drop)
+    fn saved(&self) -> PathBuf {
+        self.scratch.path().join("etcd-saved")
     }
 
-    /// SIGKILL to etcd.
-    pub fn kill_etcd(&mut self) -> Result<()> {
-        self.etcd.take().context("no etcd runs")?.kill().map(drop)
-    }
-
-    /// etcd's data.
-    pub fn data(&self) -> PathBuf {
-        self.dir().join("etcd-data")
-    }
-
-    /// Copies etcd's data; etcd must not run.
-    pub fn copy_data(&self, from: &Path, to: &Path) -> Result<()> {
+    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
         if to.exists() {
             fs::remove_dir_all(to)?;
         }
@@ -177,5 +192,49 @@ impl<'t> RealServer<'t> {
             end.push('\n');
         }
         end
+    }
+}
+
+impl ApiServer for RealServer<'_> {
+    fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    fn dir(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn kubeconfig(&self, credential: &Credential<'_>) -> Value {
+        kubeconfig::kubeconfig(&format!("https://127.0.0.1:{PORT}"), Some(&self.dir().join("ca.crt")), credential)
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.signal(Part::ApiServer, Signal::STOP)
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.signal(Part::ApiServer, Signal::CONT)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.kill(Part::ApiServer)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.start_apiserver()
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.kill(Part::ApiServer)?;
+        self.kill(Part::Etcd)?;
+        self.copy(&self.data(), &self.saved())?;
+        self.start_etcd()?;
+        self.start_apiserver()
+    }
+
+    fn go_back(&mut self) -> Result<()> {
+        self.kill(Part::ApiServer)?;
+        self.restore_etcd()?;
+        self.start_apiserver()
     }
 }
