@@ -160,7 +160,6 @@ impl AgentArgs {
 #[cfg(test)]
 mod tests {
 
-
     use clap::Parser as _;
 
     use super::*;

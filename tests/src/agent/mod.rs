@@ -105,15 +105,7 @@ impl<'t> Agent<'t> {
             None => binary()?,
         };
         let pins = options.pins.clone().map_or_else(|| Pins::Own(Scratch::pins()), Pins::Given);
-        Ok(Self {
-            topology,
-            process: None,
-            binary,
-            source,
-            options,
-            pins,
-            scratch: Scratch::files()?,
-        })
+        Ok(Self { topology, process: None, binary, source, options, pins, scratch: Scratch::files()? })
     }
 
     /// Starts the process without waiting for anything.

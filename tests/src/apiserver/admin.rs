@@ -74,13 +74,17 @@ impl Admin {
         let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
         let request = Request::builder().method(method).uri(path).header("content-type", kind).body(body)?;
         let client = self.client.clone();
-        let answer = self.runtime.spawn(async move { timeout(PATIENCE, client.request::<Value>(request)).await });
+        let answer =
+            self.runtime.spawn(async move { timeout(PATIENCE, client.request::<Value>(request)).await });
         let answer = self.runtime.block_on(answer).context("client")?;
         match answer.with_context(|| format!("no answer to {method} {path}"))? {
             Ok(value) => Ok(value),
-            Err(kube::Error::Api(status)) => {
-                Err(Refused { code: status.code, reason: status.reason.clone(), message: status.message.clone() }.into())
+            Err(kube::Error::Api(status)) => Err(Refused {
+                code: status.code,
+                reason: status.reason.clone(),
+                message: status.message.clone(),
             }
+            .into()),
             Err(error) => Err(error).with_context(|| format!("{method} {path}")),
         }
     }

@@ -70,7 +70,8 @@ impl<'t> RealServer<'t> {
         fs::write(dir.join("sa.pub"), public)?;
         fs::write(dir.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
         let server = format!("https://127.0.0.1:{PORT}");
-        let config = kubeconfig::kubeconfig(&server, Some(&dir.join("ca.crt")), &Credential::Token(ADMIN_TOKEN));
+        let config =
+            kubeconfig::kubeconfig(&server, Some(&dir.join("ca.crt")), &Credential::Token(ADMIN_TOKEN));
         let admin = Admin::new(&config, Some(topology.host().netns().file()))?;
         let mut real = Self { topology, assets: assets.into(), apiserver: None, etcd: None, admin, scratch };
         real.start_etcd()?;
@@ -125,7 +126,10 @@ impl<'t> RealServer<'t> {
     }
 
     fn command(&self, program: &str) -> Result<Command> {
-        let log = File::options().create(true).append(true).open(self.scratch.path().join(format!("{program}.log")))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.scratch.path().join(format!("{program}.log")))?;
         let mut command = Command::new(self.assets.join(program));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
@@ -150,11 +154,13 @@ impl<'t> RealServer<'t> {
 
     /// Has etcd forget every revision but the last.
     pub fn compact(&self) -> Result<()> {
-        let config = kubeconfig::kubeconfig(&format!("http://127.0.0.1:{ETCD_PORT}"), None, &Credential::Anonymous);
+        let config =
+            kubeconfig::kubeconfig(&format!("http://127.0.0.1:{ETCD_PORT}"), None, &Credential::Anonymous);
         let etcd = Admin::new(&config, Some(self.topology.host().netns().file()))?;
         let range = etcd.request("POST", "/v3/kv/range", Some(&json!({"key": "AA=="})))?;
         let revision = &range["header"]["revision"];
-        etcd.request("POST", "/v3/kv/compaction", Some(&json!({"revision": revision, "physical": true}))).map(drop)
+        etcd.request("POST", "/v3/kv/compaction", Some(&json!({"revision": revision, "physical": true})))
+            .map(drop)
     }
 
     const fn part(&mut self, part: Part) -> &mut Option<Process> {
@@ -205,7 +211,11 @@ impl ApiServer for RealServer<'_> {
     }
 
     fn kubeconfig(&self, credential: &Credential<'_>) -> Value {
-        kubeconfig::kubeconfig(&format!("https://127.0.0.1:{PORT}"), Some(&self.dir().join("ca.crt")), credential)
+        kubeconfig::kubeconfig(
+            &format!("https://127.0.0.1:{PORT}"),
+            Some(&self.dir().join("ca.crt")),
+            credential,
+        )
     }
 
     fn pause(&mut self) -> Result<()> {

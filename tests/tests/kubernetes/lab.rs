@@ -69,7 +69,8 @@ impl<'t, S: ApiServer> Lab<'t, S> {
         kubeconfig::replace(&token, &admin.token(AGENT_NAMESPACE, AGENT_ACCOUNT)?)?;
         fs::write(&config, server.kubeconfig(&Credential::TokenFile(&token)).to_string())?;
         let timeout = format!("{}s", TIMEOUT.as_secs());
-        let arguments = ["--api-timeout", &timeout].iter().chain(arguments).map(|&text| text.to_owned()).collect();
+        let arguments =
+            ["--api-timeout", &timeout].iter().chain(arguments).map(|&text| text.to_owned()).collect();
         let options = AgentOptions { arguments, ..AgentOptions::default() };
         let agent = Agent::of_cluster(topology, &config, options)?;
         let mut lab = Self { agent, server, token, wanted: View::new(), slices: BTreeMap::new() };
@@ -113,7 +114,8 @@ impl<'t, S: ApiServer> Lab<'t, S> {
 
     /// What the tables hold of the tests' namespace.
     pub fn view(&self) -> Result<View> {
-        let services = self.agent.stats()?.into_iter().filter(|service| service.namespace == objects::NAMESPACE);
+        let services =
+            self.agent.stats()?.into_iter().filter(|service| service.namespace == objects::NAMESPACE);
         let backends = |service: &balancer_tests::agent::ServiceStats| {
             let ready = service.backends.iter().filter(|backend| backend.state == "ready");
             ready.map(|backend| SocketAddr::new(backend.address, backend.port)).collect()
@@ -156,8 +158,11 @@ impl<'t, S: ApiServer> Lab<'t, S> {
     pub fn metric(&self, name: &str) -> Result<f64> {
         let (code, text) = self.agent.http("/metrics")?;
         ensure!(code == 200, "/metrics: {code}");
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
-        let value = line.and_then(|line| line.rsplit(' ').next()).with_context(|| format!("no {name} in\n{text}"))?;
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+        let value =
+            line.and_then(|line| line.rsplit(' ').next()).with_context(|| format!("no {name} in\n{text}"))?;
         Ok(value.parse()?)
     }
 
@@ -167,7 +172,10 @@ impl<'t, S: ApiServer> Lab<'t, S> {
         let report: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
         let items = report["items"].as_array().context("no items")?;
-        let item = items.iter().find(|item| item["name"] == name).with_context(|| format!("no {name} in {report}"))?;
+        let item = items
+            .iter()
+            .find(|item| item["name"] == name)
+            .with_context(|| format!("no {name} in {report}"))?;
         let text = |field: &str| item[field].as_str().unwrap_or_default().to_owned();
         Ok((text("outcome"), text("detail")))
     }

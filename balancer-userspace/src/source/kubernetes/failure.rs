@@ -43,6 +43,15 @@ pub(super) struct Failure {
     pub then: Then,
     /// The server does not know who we are.
     pub unauthorized: Unauthorized,
+    pub worth: Worth,
+}
+
+/// When a failure is worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worth {
+    AtOnce,
+    /// If it lasts: an API server that starts knows no roles for a moment, and refuses everybody.
+    Lasting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +68,7 @@ impl Failure {
             extent: Extent::Resource,
             then,
             unauthorized: Unauthorized::No,
+            worth: Worth::AtOnce,
         }
     }
 
@@ -97,8 +107,10 @@ impl Failure {
         };
         let mut failure =
             Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
-        if code == 401 {
-            failure.unauthorized = Unauthorized::Yes;
+        match code {
+            401 => failure.unauthorized = Unauthorized::Yes,
+            403 => failure.worth = Worth::Lasting,
+            _ => {}
         }
         failure
     }
@@ -124,6 +136,7 @@ impl Failure {
                     extent: Extent::Source,
                     then: Then::Resume,
                     unauthorized: Unauthorized::No,
+                    worth: Worth::AtOnce,
                 }
             }
             _ => {

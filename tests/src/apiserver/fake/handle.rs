@@ -12,10 +12,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::{Request, Response, body::Incoming};
 use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     answer::{Body, Denied, json, streamed, text},
@@ -136,7 +133,8 @@ impl Cluster {
         let Some(asked) = Asked::parse(request.method(), uri.path(), uri.query().unwrap_or_default()) else {
             return match uri.path() {
                 "/readyz" | "/livez" => text(200, "text/plain", Bytes::from_static(b"ok")),
-                _ => Denied::new(404, "NotFound", "the server could not find the requested resource").response(),
+                _ => Denied::new(404, "NotFound", "the server could not find the requested resource")
+                    .response(),
             };
         };
         let mut fault = None;
@@ -185,7 +183,8 @@ impl Cluster {
         };
         match asked.verb {
             Verb::Get => {
-                let found = self.read(|store| store.get(&asked.key()).cloned()).ok_or_else(|| missing(&asked))?;
+                let found =
+                    self.read(|store| store.get(&asked.key()).cloned()).ok_or_else(|| missing(&asked))?;
                 Ok(json(200, &as_asked(&accept, Value::clone(&found))))
             }
             Verb::List => self.list(&asked, &accept),
@@ -215,6 +214,10 @@ impl Cluster {
             }
             Verb::Delete => {
                 let gone = self.write(|store| store.delete(&asked.key())).ok_or_else(|| missing(&asked))?;
+                if &*asked.resource == "serviceaccounts" {
+                    let account = User::account(&asked.namespace, &asked.name);
+                    lock(&self.tokens).retain(|_, user| *user != account);
+                }
                 Ok(json(200, &gone))
             }
         }
@@ -244,15 +247,22 @@ impl Cluster {
         } else {
             (kind, version)
         };
-        Ok(json(200, &json!({"kind": format!("{kind}List"), "apiVersion": version, "metadata": metadata, "items": items})))
+        Ok(json(
+            200,
+            &json!({"kind": format!("{kind}List"), "apiVersion": version, "metadata": metadata, "items": items}),
+        ))
     }
 
     fn issue_token(&self, asked: &Asked) -> Result<Response<Body>, Denied> {
         self.read(|store| store.get(&asked.key()).cloned()).ok_or_else(|| missing(asked))?;
         let mut tokens = lock(&self.tokens);
-        let token = format!("token-{}-{}-{}", asked.namespace, asked.name, tokens.len());
+        let token =
+            format!("token-{}-{}-{}", asked.namespace, asked.name, jiff::Timestamp::now().as_nanosecond());
         tokens.insert(token.clone(), User::account(&asked.namespace, &asked.name));
-        Ok(json(201, &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "status": {"token": token}})))
+        Ok(json(
+            201,
+            &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "status": {"token": token}}),
+        ))
     }
 
     fn create(&self, mut asked: Asked, object: Value) -> Result<Response<Body>, Denied> {
@@ -263,8 +273,11 @@ impl Cluster {
         asked.name = name.to_owned();
         check(&object)?;
         self.write(|store| {
-            let namespace =
-                Key { resource: "namespaces".into(), namespace: String::new(), name: asked.namespace.clone() };
+            let namespace = Key {
+                resource: "namespaces".into(),
+                namespace: String::new(),
+                name: asked.namespace.clone(),
+            };
             if !asked.namespace.is_empty() && store.get(&namespace).is_none() {
                 let text = format!("namespaces \"{}\" not found", asked.namespace);
                 return Err(Denied::new(404, "NotFound", &text));
@@ -288,7 +301,11 @@ impl Cluster {
             check(&object)?;
             let version = &object["metadata"]["resourceVersion"];
             if !version.is_null() && *version != old["metadata"]["resourceVersion"] {
-                return Err(Denied::new(409, "Conflict", "the object has been modified; please apply your changes to the latest version"));
+                return Err(Denied::new(
+                    409,
+                    "Conflict",
+                    "the object has been modified; please apply your changes to the latest version",
+                ));
             }
             // What differs in nothing is not written.
             for field in ["resourceVersion", "uid"] {
@@ -339,7 +356,10 @@ fn failed(code: u16, retry_after: Option<u32>) -> Response<Body> {
         401 => ("Unauthorized", "Unauthorized"),
         403 => ("Forbidden", "forbidden by the test"),
         410 => ("Expired", "too old resource version"),
-        429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later"),
+        429 => (
+            "TooManyRequests",
+            "the server has received too many requests and has asked us to try again later",
+        ),
         503 => ("ServiceUnavailable", "apiserver not ready"),
         504 => ("Timeout", "request did not complete within the allotted timeout"),
         _ => ("InternalError", "an error on the server has prevented the request from succeeding"),
@@ -364,7 +384,9 @@ fn check(object: &Value) -> Result<(), Denied> {
     let size: usize =
         annotations.map(|(name, value)| name.len() + value.as_str().unwrap_or_default().len()).sum();
     if size > ANNOTATIONS {
-        return Err(invalid(&format!("metadata.annotations: Too long: may not be more than {ANNOTATIONS} bytes")));
+        return Err(invalid(&format!(
+            "metadata.annotations: Too long: may not be more than {ANNOTATIONS} bytes"
+        )));
     }
     Ok(())
 }

@@ -37,7 +37,10 @@ use self::{
     handle::Cluster,
     wire::{Front, Identities},
 };
-use super::{ADMIN_TOKEN, Admin, ApiServer, kubeconfig::{self, Credential}};
+use super::{
+    ADMIN_TOKEN, Admin, ApiServer,
+    kubeconfig::{self, Credential},
+};
 use crate::topology::{Scratch, Topology};
 
 /// Where it listens, in the node's namespace.
@@ -68,8 +71,17 @@ impl<'t> FakeServer<'t> {
         runtime.spawn(wire::serve_back(wire::adopt(&runtime, back)?, Arc::clone(&cluster)));
         let config = kubeconfig::kubeconfig(&format!("http://{at}"), None, &Credential::Token(ADMIN_TOKEN));
         let admin = Admin::new(&config, None)?;
-        let mut fake =
-            Self { topology, cluster, front: None, identities, wire: Wire::Https, admin, runtime, scratch, saved: None };
+        let mut fake = Self {
+            topology,
+            cluster,
+            front: None,
+            identities,
+            wire: Wire::Https,
+            admin,
+            runtime,
+            scratch,
+            saved: None,
+        };
         fake.listen()?;
         Ok(fake)
     }

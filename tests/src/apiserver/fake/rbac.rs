@@ -37,9 +37,11 @@ pub(super) fn authorize(store: &Store, user: &User, asked: &Asked) -> Result<(),
     if user.groups.iter().any(|group| group == MASTERS) {
         return Ok(());
     }
-    let everywhere = bindings(store, "clusterrolebindings", "").any(|binding| grants(store, &binding, user, asked));
+    let everywhere =
+        bindings(store, "clusterrolebindings", "").any(|binding| grants(store, &binding, user, asked));
     let within = !asked.namespace.is_empty()
-        && bindings(store, "rolebindings", &asked.namespace).any(|binding| grants(store, &binding, user, asked));
+        && bindings(store, "rolebindings", &asked.namespace)
+            .any(|binding| grants(store, &binding, user, asked));
     if everywhere || within {
         return Ok(());
     }

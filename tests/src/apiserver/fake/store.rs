@@ -110,7 +110,9 @@ impl Store {
         self.revision += 1;
         let old = self.objects.get(&key).cloned();
         object["metadata"]["resourceVersion"] = json!(self.revision.to_string());
-        let uid = old.as_ref().map_or_else(|| json!(format!("uid-{}", self.revision)), |old| old["metadata"]["uid"].clone());
+        let uid = old
+            .as_ref()
+            .map_or_else(|| json!(format!("uid-{}", self.revision)), |old| old["metadata"]["uid"].clone());
         object["metadata"]["uid"] = uid;
         let object = Arc::new(object);
         self.objects.insert(key.clone(), Arc::clone(&object));
@@ -121,7 +123,12 @@ impl Store {
     pub(super) fn delete(&mut self, key: &Key) -> Option<Arc<Value>> {
         let old = self.objects.remove(key)?;
         self.revision += 1;
-        self.note(Change { revision: self.revision, key: key.clone(), old: Some(Arc::clone(&old)), new: None });
+        self.note(Change {
+            revision: self.revision,
+            key: key.clone(),
+            old: Some(Arc::clone(&old)),
+            new: None,
+        });
         Some(old)
     }
 
@@ -157,7 +164,10 @@ impl Store {
     /// When they are forgotten.
     pub(super) fn since(&self, resource: &Resource, revision: u64) -> Result<Vec<Change>, Denied> {
         if revision < self.compacted {
-            return Err(Denied::expired(&format!("too old resource version: {revision} ({})", self.compacted)));
+            return Err(Denied::expired(&format!(
+                "too old resource version: {revision} ({})",
+                self.compacted
+            )));
         }
         let from = self.history.partition_point(|change| change.revision <= revision);
         Ok(self.history.range(from..).filter(|change| change.key.resource == *resource).cloned().collect())

@@ -1,11 +1,6 @@
 //! Watches.
 
-use std::{
-    future::pending,
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -67,7 +62,8 @@ impl Watching {
         }
         self.begin().await?;
         let mut news = self.cluster.news.subscribe();
-        let ends_at = self.asked.number("timeoutSeconds").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let ends_at =
+            self.asked.number("timeoutSeconds").map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let wants_bookmarks = self.asked.parameter("allowWatchBookmarks") == Some("true");
         let mut bookmark_at = Instant::now() + self.cluster.bookmark_every();
         loop {

@@ -1,11 +1,6 @@
 //! Sockets, TLS, and connections that are served badly.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use hyper::{server::conn::http1, service::service_fn};
@@ -151,7 +146,11 @@ async fn say(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), words: &[u8]) {
     _ = stream.shutdown().await;
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, door: Door, cluster: Arc<Cluster>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    door: Door,
+    cluster: Arc<Cluster>,
+) {
     let service = service_fn(move |request| {
         let cluster = Arc::clone(&cluster);
         async move { Ok::<_, std::convert::Infallible>(cluster.answer(door, request).await) }
