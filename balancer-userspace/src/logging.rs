@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use clap::ValueEnum;
-use env_logger::{Builder, Env, fmt::Formatter};
+use env_logger::{Builder, fmt::Formatter};
 use log::Record;
 
 use crate::cli::term::safe;
@@ -21,6 +21,9 @@ pub enum LogFormat {
 /// Variable with the filters that apply where `--log-level` is not given.
 const VARIABLE: &str = "RUST_LOG";
 
+/// What the Kubernetes client logs as.
+const CLIENT: &str = "kube_client";
+
 /// Sets up the log on standard error. `level` beats RUST_LOG, which beats `info`.
 ///
 /// Fails where a log was set up before, or the filters make no sense.
@@ -32,7 +35,7 @@ pub fn init(format: LogFormat, level: Option<&str>) -> Result<(), LogError> {
             builder.parse_filters(&own(&filters));
         }
         None => {
-            builder.parse_env(Env::default().filter_or(VARIABLE, "info"));
+            builder.parse_filters(&own("info"));
         }
     }
     match format {
@@ -65,13 +68,20 @@ pub enum LogError {
 
 /// `debug` and `trace` by themselves are meant for balancer: libraries would say a thousand lines for each
 /// of its own. `debug,aya=debug` and the like ask for more. The kernel side logs as `balancer`.
+///
+/// The Kubernetes client warns of every connection that ends; what matters of that the source says itself, once. It
+/// is heard only where the filters name it.
 fn own(filters: &str) -> String {
-    match filters.trim().to_ascii_lowercase().as_str() {
-        level @ ("debug" | "trace") => {
-            format!("info,balancer={level},{}={level}", env!("CARGO_CRATE_NAME"))
-        }
-        _ => filters.to_owned(),
-    }
+    let (levels, pattern) = match filters.split_once('/') {
+        Some((levels, pattern)) => (levels, format!("/{pattern}")),
+        None => (filters, String::new()),
+    };
+    let levels = match levels.trim().to_ascii_lowercase().as_str() {
+        level @ ("debug" | "trace") => format!("info,balancer={level},{}={level}", env!("CARGO_CRATE_NAME")),
+        _ => levels.to_owned(),
+    };
+    let quiet = if levels.contains(CLIENT) { String::new() } else { format!(",{CLIENT}=off") };
+    format!("{levels}{quiet}{pattern}")
 }
 
 /// env_logger ignores a wrong filter and logs errors alone then; a user should rather know.
@@ -128,11 +138,17 @@ mod tests {
 
     #[test]
     fn a_bare_level_is_balancers_own() {
-        assert_eq!(own("debug"), "info,balancer=debug,balancer_userspace=debug");
-        assert_eq!(own("Trace "), "info,balancer=trace,balancer_userspace=trace");
+        assert_eq!(own("debug"), "info,balancer=debug,balancer_userspace=debug,kube_client=off");
+        assert_eq!(own("Trace "), "info,balancer=trace,balancer_userspace=trace,kube_client=off");
         for other in ["info", "debug,kube=warn", "off"] {
-            assert_eq!(own(other), other);
+            assert_eq!(own(other), format!("{other},kube_client=off"));
         }
+    }
+
+    #[test]
+    fn the_client_is_heard_where_it_is_named() {
+        assert_eq!(own("info,kube_client=debug"), "info,kube_client=debug");
+        assert_eq!(own("info/services"), "info,kube_client=off/services");
     }
 
     #[test]

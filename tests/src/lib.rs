@@ -10,6 +10,7 @@
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bench;
 pub mod kernel;
 pub mod manifests;

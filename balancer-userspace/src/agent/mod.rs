@@ -404,7 +404,7 @@ fn source(args: &AgentArgs) -> Result<Source, Failure> {
             access: Access { kubeconfig, context },
             node_name: args.node_name().into(),
             pods: if args.watch_pods { ReadPods::Yes } else { ReadPods::No },
-            timing: Timing::default(),
+            timing: Timing::new(args.api_timeout, args.relist),
         }),
     })
 }

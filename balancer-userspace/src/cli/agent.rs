@@ -3,7 +3,7 @@
 //! Each flag can also be given as a variable of the environment or as a key of the file that `--config` names.
 //! A flag beats a variable, and a variable beats the file ([`config`](super::config)).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use balancer_common::abi::{Algorithm, Mode};
 use clap::{Args, ValueEnum, value_parser};
@@ -32,6 +32,16 @@ pub struct AgentArgs {
     /// Context of the kubeconfig to use [default: its current one]
     #[arg(long, env = "BALANCER_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
+
+    /// Longest wait for an answer of the API server, and between two attempts (1s to 5m)
+    ///
+    /// A watch that is silent for five times as long is begun anew.
+    #[arg(long, env = "BALANCER_API_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = values::api_timeout)]
+    pub api_timeout: Duration,
+
+    /// Time between full lists of the API server's objects, give or take a fifth (10s to 24h)
+    #[arg(long, env = "BALANCER_RELIST", value_name = "DURATION", default_value = "30m", value_parser = values::relist)]
+    pub relist: Duration,
 
     /// Name of this node in the cluster; NODE_NAME is read too [default: the host name]
     #[arg(long, env = "BALANCER_NODE", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -190,7 +200,6 @@ impl AgentArgs {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use clap::Parser as _;
 

@@ -1,6 +1,6 @@
 //! Values of flags that are more than a text or a number.
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use balancer_common::abi::{Algorithm, Mode};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -45,6 +45,21 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration =
         text.trim().parse().map_err(|_| "expected a duration such as 60s, 1m30s or 2h".to_owned())?;
     Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// Parses how long the API server may take to answer: 1 s to 5 min.
+pub fn api_timeout(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(1)..=Duration::from_secs(300), "from 1s to 5m")
+}
+
+/// Parses the time between two full lists: 10 s to 1 day.
+pub fn relist(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(10)..=Duration::from_secs(86_400), "from 10s to 24h")
+}
+
+fn within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if range.contains(&duration) { Ok(duration) } else { Err(format!("expected a duration {words}")) }
 }
 
 /// Where to serve HTTP.
@@ -111,6 +126,18 @@ mod tests {
         assert_eq!("24h".parse(), Ok(LeaseTerm::Lasts(Duration::from_secs(86_400))));
         for wrong in ["60", "0s", "500ms", "25h", "-5s", "soon", ""] {
             wrong.parse::<LeaseTerm>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn times_towards_the_api_server_are_bounded() {
+        assert_eq!(api_timeout("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(relist("10s"), Ok(Duration::from_secs(10)));
+        for wrong in ["0s", "6m", "-1s", "3"] {
+            api_timeout(wrong).expect_err(wrong);
+        }
+        for wrong in ["9s", "25h", ""] {
+            relist(wrong).expect_err(wrong);
         }
     }
 

@@ -1,9 +1,10 @@
 //! The real `balancer` binary on a [`Topology`]: the agent started, killed and asked, and its command line.
 
 mod stats;
+mod usage;
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -15,7 +16,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::stats::{BackendStats, Dialled, EvennessStats, FailedStats, ServiceStats};
+pub use self::{
+    stats::{BackendStats, Dialled, EvennessStats, FailedStats, ServiceStats},
+    usage::Usage,
+};
 use crate::{
     manifests::ManifestDir,
     topology::{Process, Scratch, Topology},
@@ -48,7 +52,8 @@ pub struct Agent<'t> {
     topology: &'t Topology,
     process: Option<Process>,
     binary: PathBuf,
-    manifests: PathBuf,
+    /// Flags that say where Services come from.
+    source: Vec<OsString>,
     options: AgentOptions,
     /// Kept after `process`, so that pins go after their agent.
     pins: Pins,
@@ -82,20 +87,25 @@ impl<'t> Agent<'t> {
 
     /// Prepares one without starting it.
     pub fn stopped(topology: &'t Topology, manifests: &ManifestDir, options: AgentOptions) -> Result<Self> {
+        let source = ["--source", "manifests", "--manifests"].map(OsString::from);
+        let source = source.into_iter().chain([manifests.path().into()]).collect();
+        Self::prepare(topology, source, options)
+    }
+
+    /// Prepares one that reads from an API server, without starting it.
+    pub fn of_cluster(topology: &'t Topology, kubeconfig: &Path, options: AgentOptions) -> Result<Self> {
+        let source = ["--source", "kubernetes", "--kubeconfig"].map(OsString::from);
+        let source = source.into_iter().chain([kubeconfig.into()]).collect();
+        Self::prepare(topology, source, options)
+    }
+
+    fn prepare(topology: &'t Topology, source: Vec<OsString>, options: AgentOptions) -> Result<Self> {
         let binary = match &options.binary {
             Some(path) => path.clone(),
             None => binary()?,
         };
         let pins = options.pins.clone().map_or_else(|| Pins::Own(Scratch::pins()), Pins::Given);
-        Ok(Self {
-            topology,
-            process: None,
-            binary,
-            manifests: manifests.path().to_owned(),
-            options,
-            pins,
-            scratch: Scratch::files()?,
-        })
+        Ok(Self { topology, process: None, binary, source, options, pins, scratch: Scratch::files()? })
     }
 
     /// Starts the process without waiting for anything.
@@ -103,8 +113,7 @@ impl<'t> Agent<'t> {
         let log =
             OpenOptions::new().create(true).append(true).open(self.log_path()).context("log of the agent")?;
         let mut command = self.command();
-        command.args(["agent", "--source", "manifests", "--node", "node-1"]);
-        command.arg("--manifests").arg(&self.manifests);
+        command.args(["agent", "--node", "node-1"]).args(&self.source);
         command.arg("--cgroup").arg(self.topology.cgroup());
         command.args(["--http", &HTTP.to_string()]);
         if let Some(lease) = self.options.lease {

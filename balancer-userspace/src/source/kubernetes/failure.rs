@@ -45,12 +45,21 @@ pub(super) struct Failure {
     pub unauthorized: Unauthorized,
     /// The server knows who we are, and we may not.
     pub refused: Refused,
+    pub worth: Worth,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     Yes,
     No,
+}
+
+/// When a failure is worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worth {
+    AtOnce,
+    /// If it lasts: an API server that starts knows no roles for a moment, and refuses everybody.
+    Lasting,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +77,7 @@ impl Failure {
             then,
             unauthorized: Unauthorized::No,
             refused: Refused::No,
+            worth: Worth::AtOnce,
         }
     }
 
@@ -111,11 +121,10 @@ impl Failure {
         };
         let mut failure =
             Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
-        if code == 401 {
-            failure.unauthorized = Unauthorized::Yes;
-        }
-        if code == 403 {
-            failure.refused = Refused::Yes;
+        match code {
+            401 => failure.unauthorized = Unauthorized::Yes,
+            403 => (failure.refused, failure.worth) = (Refused::Yes, Worth::Lasting),
+            _ => {}
         }
         failure
     }
@@ -142,6 +151,7 @@ impl Failure {
                     then: Then::Resume,
                     unauthorized: Unauthorized::No,
                     refused: Refused::No,
+                    worth: Worth::AtOnce,
                 }
             }
             _ => {

@@ -71,8 +71,8 @@ struct State {
 }
 
 impl FakeApi {
-    /// Answers the next requests of this kind. When they run out lists are empty at version 1, and
-    /// watches stay open without an event.
+    /// Answers the next requests of this kind. When they run out lists are empty at version 1, lists of one
+    /// object (`probe services`) say that the server is far ahead, and watches stay open without an event.
     pub(super) fn answer(&self, ask: Ask, answers: impl IntoIterator<Item = Answer>) {
         self.0.lock().unwrap().answers.entry(ask).or_default().extend(answers);
     }
@@ -103,7 +103,11 @@ impl FakeApi {
             .filter_map(|pair| pair.split_once('='))
             .map(|(key, value)| (key.to_owned(), decode(value)))
             .collect();
-        let verb = if query.contains_key("watch") { "watch" } else { "list" };
+        let verb = match query.get("limit").map(String::as_str) {
+            _ if query.contains_key("watch") => "watch",
+            Some("1") => "probe",
+            _ => "list",
+        };
         let ask = format!("{verb} {resource}");
         let accept = request.headers().get("accept").map(|accept| accept.to_str().unwrap().to_owned());
         let mut state = self.0.lock().unwrap();
@@ -111,6 +115,7 @@ impl FakeApi {
         state.asked.push(Asked { ask, query, accept: accept.unwrap_or_default(), at: Instant::now() });
         answer.unwrap_or_else(|| match verb {
             "list" => Answer::List(Vec::new(), "1", None),
+            "probe" => Answer::List(Vec::new(), "1000000", None),
             _ => Answer::Watch(vec![Step::Hang]),
         })
     }

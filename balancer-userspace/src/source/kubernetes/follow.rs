@@ -27,14 +27,14 @@ use super::{
     Timing,
     access::Connection,
     backoff,
-    failure::{Doing, Failure, Then, Unauthorized, is_expired},
-    sinks::Sink,
+    failure::{Doing, Failure, Then, Unauthorized, Worth, is_expired},
+    sinks::{Selector, Sink},
 };
 use crate::{
     model::Event,
     source::{
         Events,
-        health::{Loss, Novelty, Problem, SourceHealth},
+        health::{Extent, Loss, Novelty, Problem, SourceHealth},
     },
 };
 
@@ -42,6 +42,8 @@ use crate::{
 const FAILURES_TO_RELIST: u32 = 5;
 /// Watches in a row that ended at once before that is called a failure.
 const CLOSED_TO_COMPLAIN: u32 = 3;
+/// Failures in a row after which one that may pass by itself is lasting.
+const FAILURES_TO_LAST: u32 = 3;
 
 /// Nobody listens any more.
 pub(super) struct Closed;
@@ -54,10 +56,19 @@ pub(super) enum Gate {
     Passed,
 }
 
+/// Whether the server may be another one than before, or have another past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Same,
+    Doubtful,
+}
+
 /// How a watch ended.
 enum End {
-    /// By the server, after a life of some use.
+    /// By the server, when its time was over.
     Closed,
+    /// By the server or on the way, after a life of some use, but before its time.
+    ClosedEarly,
     /// By the server, at once.
     ClosedAtOnce,
     /// By us: nothing was heard for too long.
@@ -66,6 +77,8 @@ enum End {
     Due,
     /// The version is no longer there.
     Expired,
+    /// The server's versions are behind ours.
+    WentBack,
     Failed(Failure),
 }
 
@@ -91,6 +104,9 @@ pub(super) struct Follow<S: Sink> {
     watched_at: Option<Instant>,
     /// Attempts in a row that came to nothing.
     failures: u32,
+    /// Watches in a row that ended at once.
+    closed: u32,
+    trust: Trust,
 }
 
 impl<S: Sink> Follow<S> {
@@ -114,6 +130,8 @@ impl<S: Sink> Follow<S> {
             version: String::new(),
             watched_at: None,
             failures: 0,
+            closed: 0,
+            trust: Trust::Same,
         }
     }
 
@@ -168,9 +186,33 @@ impl<S: Sink> Follow<S> {
             self.health.reconnected(S::RESOURCE);
         }
         self.watched_at = Some(Instant::now());
-        Ok(match self.watch().await? {
-            End::Closed | End::Silent => Next::Watch,
+        let end = match self.went_back().await {
+            Ok(false) => self.watch().await?,
+            Ok(true) => End::WentBack,
+            Err(failure) => End::Failed(failure),
+        };
+        self.trust = match &end {
+            End::Closed | End::Due | End::Expired | End::WentBack => Trust::Same,
+            // An answer, if not the one that was hoped for.
+            End::Failed(failure) if failure.extent == Extent::Resource => self.trust,
+            End::ClosedEarly | End::ClosedAtOnce | End::Silent | End::Failed(_) => Trust::Doubtful,
+        };
+        Ok(match end {
+            End::Closed | End::ClosedEarly | End::Silent => Next::Watch,
             End::Due => Next::List,
+            End::WentBack => {
+                log::warn!(
+                    "{}: the API server is behind version {}, which it had reached before, as after a restored \
+                     backup: listing everything",
+                    S::RESOURCE.name(),
+                    self.version
+                );
+                self.failures += 1;
+                if self.failures > 1 {
+                    self.pause().await;
+                }
+                Next::List
+            }
             End::Expired => {
                 log::debug!("{}: version {} is gone, listing", S::RESOURCE.name(), self.version);
                 // Once is the ordinary course of things.
@@ -181,13 +223,15 @@ impl<S: Sink> Follow<S> {
                 }
                 Next::List
             }
-            End::ClosedAtOnce if self.failures + 1 < CLOSED_TO_COMPLAIN => {
+            End::ClosedAtOnce if self.closed + 1 < CLOSED_TO_COMPLAIN => {
+                self.closed += 1;
                 self.failures += 1;
                 self.pause().await;
                 Next::Watch
             }
             End::ClosedAtOnce => {
-                let failure = Failure::closed_at_once(S::RESOURCE, self.failures + 1);
+                self.closed += 1;
+                let failure = Failure::closed_at_once(S::RESOURCE, self.closed);
                 self.fail(failure).await;
                 self.pause().await;
                 self.resume()
@@ -245,7 +289,9 @@ impl<S: Sink> Follow<S> {
     /// Watches from the last version on, and moves it.
     async fn watch(&mut self) -> Result<End, Closed> {
         let selector = self.sink.selector();
-        let seconds = backoff::about(self.timing.watch).as_secs().max(1);
+        let lifetime = backoff::about(self.timing.watch);
+        let seconds = lifetime.as_secs().max(1);
+        let began = Instant::now();
         let params = WatchParams {
             label_selector: selector.labels,
             field_selector: selector.fields,
@@ -281,7 +327,8 @@ impl<S: Sink> Follow<S> {
                 Some(Ok(event)) => event,
                 Some(Err(error)) if is_expired(&error) => return Ok(End::Expired),
                 Some(Err(error)) => return Ok(End::Failed(self.client_failure(Doing::Watch, &error))),
-                None if useful => return Ok(End::Closed),
+                None if began.elapsed() >= lifetime.mul_f64(0.9) => return Ok(End::Closed),
+                None if useful => return Ok(End::ClosedEarly),
                 None => return Ok(End::ClosedAtOnce),
             };
             let (version, events) = match event {
@@ -301,6 +348,7 @@ impl<S: Sink> Follow<S> {
             self.health.touch(S::RESOURCE);
             heard_at = Instant::now();
             match version.filter(|version| !version.is_empty()) {
+                Some(version) if is_before(&version, &self.version) => return Ok(End::WentBack),
                 Some(version) => self.version = version,
                 None => return Ok(End::Failed(Failure::no_version(S::RESOURCE, Doing::Watch))),
             }
@@ -311,9 +359,31 @@ impl<S: Sink> Follow<S> {
         }
     }
 
+    /// Whether the server's last version is before ours, so that a watch from ours would hear nothing of what
+    /// happens until it is reached again. It asks only where there is a doubt.
+    async fn went_back(&mut self) -> Result<bool, Failure> {
+        if self.trust == Trust::Same {
+            return Ok(false);
+        }
+        let Selector { labels, fields } = self.sink.selector();
+        let params = ListParams {
+            label_selector: labels,
+            field_selector: fields,
+            limit: Some(1),
+            ..ListParams::default()
+        };
+        let page = match timeout(self.timing.request, self.api.list(&params)).await {
+            Ok(page) => page.map_err(|error| self.client_failure(Doing::List, &error))?,
+            Err(_) => return Err(Failure::timeout(S::RESOURCE, Doing::List, self.timing.request)),
+        };
+        self.trust = Trust::Same;
+        Ok(page.metadata.resource_version.is_some_and(|version| is_before(&version, &self.version)))
+    }
+
     /// The resource is being followed as it should.
     fn well(&mut self) {
         self.failures = 0;
+        self.closed = 0;
         if let Some(outage) = self.health.recovered(S::RESOURCE) {
             log::info!("following {} again after {} s", S::RESOURCE.name(), outage.as_secs());
         }
@@ -327,8 +397,11 @@ impl<S: Sink> Follow<S> {
             let problem = Problem { what: name.to_owned(), why, loss: Loss::Object };
             self.health.set_problems(name, vec![problem]);
         }
-        let Failure { class, text, extent, unauthorized, .. } = failure;
-        if self.health.failed(S::RESOURCE, extent, &class, &text) == Novelty::New {
+        let Failure { class, text, extent, unauthorized, worth, .. } = failure;
+        if worth == Worth::Lasting && !self.version.is_empty() && self.failures < FAILURES_TO_LAST {
+            _ = self.health.failed(S::RESOURCE, extent, &format!("{class}, at first"), &text);
+            log::debug!("{text}");
+        } else if self.health.failed(S::RESOURCE, extent, &class, &text) == Novelty::New {
             log::warn!("{text}; trying again, and what is in place stays until then");
         }
         if unauthorized == Unauthorized::Yes {
@@ -371,4 +444,10 @@ impl<S: Sink> Follow<S> {
         }
         Ok(())
     }
+}
+
+/// Whether a version came before another. Versions of an API server are numbers that grow with every change; of
+/// anything else nothing is known.
+fn is_before(version: &str, other: &str) -> bool {
+    matches!((version.parse::<u64>(), other.parse::<u64>()), (Ok(version), Ok(other)) if version < other)
 }

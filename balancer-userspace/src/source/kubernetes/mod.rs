@@ -79,20 +79,30 @@ pub struct Timing {
     pub page: u32,
 }
 
-impl Default for Timing {
-    fn default() -> Self {
+impl Timing {
+    /// From what an operator may choose: the longest wait for an answer, and the time between full lists.
+    ///
+    /// Answers that are late by that much are given up, pauses between attempts are no longer, and a watch that
+    /// is silent for five times as long is taken for dead.
+    pub fn new(timeout: Duration, relist: Duration) -> Self {
         Self {
-            request: Duration::from_secs(30),
+            request: timeout,
             watch: Duration::from_secs(300),
-            silence: Duration::from_secs(150),
+            silence: timeout * 5,
             floor: Duration::from_secs(1),
             settled: Duration::from_secs(10),
             backoff: Duration::from_millis(500),
-            backoff_cap: Duration::from_secs(30),
-            relist: Duration::from_secs(30 * 60),
+            backoff_cap: timeout,
+            relist,
             node_grace: Duration::from_secs(5),
             page: 500,
         }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(30), Duration::from_secs(30 * 60))
     }
 }
 

@@ -194,7 +194,7 @@ async fn pages_are_delivered_as_one_list() {
             Answer::List(vec![service("c", 3, "1")], "10", None),
         ],
     );
-    let mut harness = Harness::start_with(api, "", |timing| timing.page = 1);
+    let mut harness = Harness::start_with(api, "", |timing| timing.page = 2);
     harness.expect(&["all [a:1 b:2 c:3]"]).await;
     harness.expect_quiet(Duration::from_secs(60)).await;
     let tokens: Vec<_> =
@@ -322,7 +322,7 @@ async fn everything_is_listed_again_now_and_then() {
 #[tokio::test(start_paused = true)]
 async fn slices_that_cannot_be_used_are_told_once() {
     let api = FakeApi::default();
-    let lost = || slice("lost", None, "2");
+    let lost = || slice("lost", None, "11");
     api.answer(
         "list endpointslices",
         [Answer::List(vec![slice("web-1", Some("web"), "1"), lost()], "10", None)],
@@ -331,10 +331,10 @@ async fn slices_that_cannot_be_used_are_told_once() {
         "watch endpointslices",
         [Answer::Watch(vec![
             Step::Event("MODIFIED", lost()),
-            Step::Event("MODIFIED", slice("web-1", None, "3")),
+            Step::Event("MODIFIED", slice("web-1", None, "13")),
             Step::Wait(Duration::from_secs(10)),
-            Step::Event("MODIFIED", slice("lost", Some("web"), "4")),
-            Step::Event("DELETED", slice("web-1", None, "5")),
+            Step::Event("MODIFIED", slice("lost", Some("web"), "14")),
+            Step::Event("DELETED", slice("web-1", None, "15")),
             Step::Hang,
         ])],
     );

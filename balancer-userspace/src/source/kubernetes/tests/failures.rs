@@ -192,3 +192,67 @@ async fn an_api_server_that_cannot_be_reached_is_tried_again() {
     drop(events);
     assert!(timeout(Duration::from_secs(10), task).await.expect("it did not end").unwrap().is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_went_back_is_listed() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10"), Answer::List(vec![service("b", 2, "3")], "5", None)]);
+    // It breaks before its time, and what comes back is an older backup.
+    api.answer(
+        "watch services",
+        [
+            Answer::Watch(vec![added("c", 3, "20"), Step::Break]),
+            Answer::Watch(vec![added("d", 4, "6"), Step::Hang]),
+        ],
+    );
+    api.answer("probe services", [Answer::List(vec![], "5", None)]);
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "c:3", "all [b:2]", "d:4"]).await;
+    assert_eq!(harness.versions(), ["10", "5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_goes_back_is_not_believed() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10"), Answer::List(vec![service("b", 2, "3")], "5", None)]);
+    api.answer("watch services", [Answer::Watch(vec![bookmark("20"), bookmark("5"), Step::Hang])]);
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "all [b:2]"]).await;
+    assert_eq!(harness.versions(), ["10", "5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_lived_its_time_raises_no_doubt() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    let whole = || {
+        Answer::Watch(vec![
+            bookmark("11"),
+            Step::Wait(Duration::from_secs(149)),
+            bookmark("12"),
+            Step::Wait(Duration::from_secs(149)),
+            bookmark("13"),
+            Step::Wait(Duration::from_secs(70)),
+        ])
+    };
+    api.answer("watch services", [whole()]);
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]"]).await;
+    harness.expect_quiet(Duration::from_secs(500)).await;
+    assert_eq!(harness.versions(), ["10", "13"]);
+    assert!(harness.api.asked("probe services").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_passes_is_not_told() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    api.answer(
+        "watch services",
+        [Answer::Status(403, "no roles yet"), Answer::Watch(vec![added("b", 2, "11"), Step::Hang])],
+    );
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "b:2"]).await;
+    assert_eq!(harness.services().errors, 1);
+    assert!(harness.services().failing.is_none());
+}
