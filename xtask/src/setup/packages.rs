@@ -29,6 +29,7 @@ const CURL: Program = Program { name: "curl", package: "curl" };
 const PYTHON: Program = Program { name: "python3", package: "python3" };
 const NGINX: Program = Program { name: "nginx", package: "nginx" };
 const PS: Program = Program { name: "ps", package: "procps" };
+const KUBECTL: Program = Program { name: "kubectl", package: "kubernetes-client" };
 
 const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
@@ -38,7 +39,7 @@ const XZ: Program = Program { name: "xz", package: "xz-utils" };
 /// What the demo runs.
 pub const DEMO: &[Program] = &[IP];
 /// What the integration tests run.
-pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS];
+pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS, KUBECTL];
 /// What the benchmark runs.
 pub const BENCH: &[Program] = &[IP, IPTABLES, NFT];
 

@@ -1,0 +1,8 @@
+//! What is in `deploy/`: rendered by the tools that users render it with, and checked object by object against the types of the
+//! API and against the agent itself.
+
+mod agent;
+mod host;
+mod kustomize;
+mod objects;
+mod rights;
