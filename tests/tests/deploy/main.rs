@@ -2,7 +2,9 @@
 //! API and against the agent itself.
 
 mod agent;
+mod capabilities;
 mod host;
 mod kustomize;
+mod node;
 mod objects;
 mod rights;
