@@ -148,7 +148,7 @@ pub fn mount_bpffs(path: &Path) -> Result<(), DatapathError> {
 ///
 /// # Errors
 /// [`DatapathError::Kernel`] names the first missing feature, [`DatapathError::Capability`] what this
-/// process lacks.
+/// process lacks, [`DatapathError::Refused`] that something else than the kernel stands in the way.
 pub fn check_features() -> Result<(), DatapathError> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
@@ -175,8 +175,7 @@ pub fn check_features() -> Result<(), DatapathError> {
             Ok(true) => {}
             Ok(false) => return Err(lacks(feature, "CONFIG_CGROUP_BPF")),
             Err(error) => {
-                return Err(DatapathError::Capability {
-                    missing: "the right to load programs".into(),
+                return Err(DatapathError::Refused {
                     during: format!("probing the kernel for {feature}: {error}"),
                 });
             }
@@ -185,8 +184,7 @@ pub fn check_features() -> Result<(), DatapathError> {
     match aya::sys::is_map_supported(aya::maps::MapType::SkStorage) {
         Ok(true) => Ok(()),
         Ok(false) => Err(lacks("socket-local storage", "CONFIG_BPF_SYSCALL and CONFIG_INET")),
-        Err(error) => Err(DatapathError::Capability {
-            missing: "CAP_BPF".into(),
+        Err(error) => Err(DatapathError::Refused {
             during: format!("probing the kernel for socket-local storage: {error}"),
         }),
     }

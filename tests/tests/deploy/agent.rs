@@ -155,8 +155,9 @@ fn parse(agent: &Container) -> Cli {
     Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
 }
 
+/// Its variables, with what a kubelet would put for fields of the pod.
 #[track_caller]
-fn variables(agent: &Container) -> BTreeMap<String, String> {
+pub fn variables(agent: &Container) -> BTreeMap<String, String> {
     let value = |field: &str| match field {
         "spec.nodeName" => "node-1".to_owned(),
         "status.hostIP" => HOST_IP.to_owned(),

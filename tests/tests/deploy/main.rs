@@ -3,7 +3,9 @@
 
 mod agent;
 mod capabilities;
+mod container;
 mod host;
+mod image;
 mod kustomize;
 mod node;
 mod objects;

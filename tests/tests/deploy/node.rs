@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use balancer_tests::{
-    agent::{Agent, AgentOptions, binary},
+    agent::{Agent, AgentOptions, HTTP, binary, get},
     kernel::require_kernel,
     manifests::ManifestDir,
     peer::Server,
@@ -46,6 +46,11 @@ impl Node {
     pub fn agent(&self, wrapper: &str) -> Agent<'_> {
         let options = AgentOptions { binary: Some(self.wrapped(wrapper)), ..AgentOptions::default() };
         Agent::stopped(&self.topology, &self.manifests, options).unwrap()
+    }
+
+    /// GET from the agent's HTTP server, in the node's network: status and body.
+    pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        self.topology.host().netns().run(|| get(HTTP, path))?
     }
 
     fn wrapped(&self, wrapper: &str) -> PathBuf {
