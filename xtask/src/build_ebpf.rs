@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build::{self, Profile},
     cmd::{Cmd, check},
-    elf, setup,
+    elf, image, setup,
     toolchain::cargo,
     ui,
     workspace::{self, object, shown, target_bpf},
@@ -75,10 +75,14 @@ pub fn build() -> Result<Vec<PathBuf>> {
 pub fn cross(subcommand: &str) -> Result<Cmd> {
     // BTF for maps and line information; v3 for atomics that return the old value and for 32-bit jumps.
     // The linker tells on success that the first of several files it tried for LLVM was not a library.
-    let flags = format!(
+    let mut flags = format!(
         r#"--cfg=bpf_target_arch="{}" -Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 -Alinker-messages"#,
         env::consts::ARCH
     );
+    // Line information names files; it shall not name this machine's directories.
+    for (from, to) in image::remapped()? {
+        flags.push_str(&format!(" --remap-path-prefix={}={to}", from.display()));
+    }
     Ok(cargo(subcommand)?
         .args(["--package", CRATE, "--target", target(), "-Zbuild-std=core"])
         .arg("--target-dir")

@@ -10,6 +10,7 @@ mod ci;
 mod cmd;
 mod docs;
 mod elf;
+mod image;
 mod interrupt;
 mod kernels;
 mod lint;
@@ -44,6 +45,10 @@ enum Task {
     BuildEbpf(build_ebpf::Args),
     /// Build the eBPF programs, then the balancer binary that embeds them
     Build(build::Args),
+    /// Build a static binary, and an image with nothing else in it, below target/image
+    ///
+    /// Brings buildah and musl-gcc with apt-get, and the musl target with rustup.
+    Image(image::Args),
     /// Watch the balancer at work in network namespaces of its own (needs root)
     Demo(run_bin::Args),
     /// Run every test: unit, property and golden tests, doc tests, then those in the kernel (need root)
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
         Task::Build(args) => build::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Demo(args) => run_bin::demo(&args),
         Task::Test(args) => test::run(&args),
         Task::Lint => lint::run(),

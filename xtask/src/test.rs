@@ -8,7 +8,7 @@ use crate::{
     build::{self, Profile},
     build_ebpf::{self, Loads},
     cmd::{Cmd, Stream},
-    interrupt, setup,
+    image, interrupt, setup,
     summary::{self, Summary},
     toolchain::cargo,
     ui, workspace,
@@ -48,11 +48,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     }
+    let kernel = lacks.is_empty();
+    // What is released is optimised; that takes longer to build than all tests to run.
+    let image = if kernel { Some(image::build(Profile::Debug)?) } else { None };
     interrupt::outlive_children();
 
-    let kernel = lacks.is_empty();
     let environment = |cmd: Cmd| {
-        cmd.quiet_env("BALANCER_BIN", &binary).quiet_env("BALANCER_EBPF_OBJECT", workspace::object())
+        let cmd =
+            cmd.quiet_env("BALANCER_BIN", &binary).quiet_env("BALANCER_EBPF_OBJECT", workspace::object());
+        match &image {
+            Some(image) => cmd.quiet_env("BALANCER_IMAGE", image),
+            None => cmd,
+        }
     };
     let mut total = nextest(args, kernel, environment)?;
     if args.nextest.is_empty() {

@@ -74,6 +74,16 @@ pub enum DatapathError {
         /// What was tried.
         during: String,
     },
+    /// The capabilities are there, and bpf(2) fails nevertheless.
+    #[error(
+        "bpf(2) is refused, though this process has the capabilities: by a seccomp profile (in a container: \
+         seccompProfile, which some runtimes' default is; docs/troubleshooting.md) or a security module \
+         ({during})"
+    )]
+    Refused {
+        /// What was tried.
+        during: String,
+    },
     /// Somebody else's program stands alone where ours would stand beside it.
     #[error(
         "the cgroup has a program of somebody else for {hook} that was attached to be the only one, so that \

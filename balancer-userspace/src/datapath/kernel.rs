@@ -51,12 +51,17 @@ fn cgroup2_mounts(process: &str) -> Result<Vec<Mount>, DatapathError> {
 /// the whole of it is then reached through the mount that the host's first process sees, if this process
 /// shares the host's PID namespace and may look.
 ///
+/// A directory that is asked for may also be the host's `/sys/fs/cgroup`, wherever that is mounted: on hosts
+/// with both hierarchies cgroup2 is `unified` below it, and one manifest serves both kinds of hosts.
+///
 /// # Errors
 /// [`DatapathError::NoCgroup2`] if none is mounted, [`DatapathError::NotCgroup2`] if `asked` lies elsewhere.
 pub fn find_cgroup2(asked: Option<&Path>) -> Result<PathBuf, DatapathError> {
     let mounts = cgroup2_mounts("self")?;
     if let Some(asked) = asked {
         let found = fs::canonicalize(asked).map_err(DatapathError::io("cannot open --cgroup", asked))?;
+        let unified = found.join("unified");
+        let found = if !is_cgroup2(&found) && is_cgroup2(&unified) { unified } else { found };
         let info = rustix::fs::statfs(&found)
             .map_err(io::Error::from)
             .map_err(DatapathError::io("cannot open --cgroup", asked))?;
@@ -86,9 +91,13 @@ fn through_init() -> Option<PathBuf> {
     let paths: Vec<PathBuf> = mounts
         .iter()
         .map(|mount| Path::new("/proc/1/root").join(mount.target.strip_prefix("/").unwrap_or(&mount.target)))
-        .filter(|path| rustix::fs::statfs(path).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC))
+        .filter(|path| is_cgroup2(path))
         .collect();
     paths.iter().find(|path| is_root_cgroup(path)).or(paths.first()).cloned()
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC)
 }
 
 /// Whether `cgroup` is the root of the machine's hierarchy: every cgroup but the root has a type. In a
@@ -139,7 +148,7 @@ pub fn mount_bpffs(path: &Path) -> Result<(), DatapathError> {
 ///
 /// # Errors
 /// [`DatapathError::Kernel`] names the first missing feature, [`DatapathError::Capability`] what this
-/// process lacks.
+/// process lacks, [`DatapathError::Refused`] that something else than the kernel stands in the way.
 pub fn check_features() -> Result<(), DatapathError> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
@@ -166,8 +175,7 @@ pub fn check_features() -> Result<(), DatapathError> {
             Ok(true) => {}
             Ok(false) => return Err(lacks(feature, "CONFIG_CGROUP_BPF")),
             Err(error) => {
-                return Err(DatapathError::Capability {
-                    missing: "the right to load programs".into(),
+                return Err(DatapathError::Refused {
                     during: format!("probing the kernel for {feature}: {error}"),
                 });
             }
@@ -176,8 +184,7 @@ pub fn check_features() -> Result<(), DatapathError> {
     match aya::sys::is_map_supported(aya::maps::MapType::SkStorage) {
         Ok(true) => Ok(()),
         Ok(false) => Err(lacks("socket-local storage", "CONFIG_BPF_SYSCALL and CONFIG_INET")),
-        Err(error) => Err(DatapathError::Capability {
-            missing: "CAP_BPF".into(),
+        Err(error) => Err(DatapathError::Refused {
             during: format!("probing the kernel for socket-local storage: {error}"),
         }),
     }

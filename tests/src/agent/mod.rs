@@ -304,7 +304,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// One HTTP request: status and body.
-fn get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub fn get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream =
         TcpStream::connect_timeout(&at, Duration::from_secs(5)).with_context(|| at.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).context("time-out")?;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub use host::{Lack, lacks};
-pub use packages::{BENCH, DEMO, KERNELS, Program, TEST, packages};
+pub use packages::{BENCH, DEMO, IMAGE, KERNELS, Program, TEST, packages};
 
 /// What a part of setup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,6 +29,10 @@ const CURL: Program = Program { name: "curl", package: "curl" };
 const PYTHON: Program = Program { name: "python3", package: "python3" };
 const NGINX: Program = Program { name: "nginx", package: "nginx" };
 const PS: Program = Program { name: "ps", package: "procps" };
+const BUILDAH: Program = Program { name: "buildah", package: "buildah" };
+const MUSL: Program = Program { name: "musl-gcc", package: "musl-tools" };
+const RUNC: Program = Program { name: "runc", package: "runc" };
+const KUBECTL: Program = Program { name: "kubectl", package: "kubernetes-client" };
 
 const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
@@ -38,7 +42,9 @@ const XZ: Program = Program { name: "xz", package: "xz-utils" };
 /// What the demo runs.
 pub const DEMO: &[Program] = &[IP];
 /// What the integration tests run.
-pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS];
+pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS, KUBECTL, BUILDAH, MUSL, RUNC];
+/// What an image is built with.
+pub const IMAGE: &[Program] = &[BUILDAH, MUSL];
 /// What the benchmark runs.
 pub const BENCH: &[Program] = &[IP, IPTABLES, NFT];
 
@@ -48,7 +54,7 @@ pub const KERNELS: &[Program] = &[QEMU, BUSYBOX, CPIO, XZ];
 /// Everything that the other commands need.
 pub fn all() -> Vec<Program> {
     let mut all = Vec::new();
-    for program in [DEMO, TEST, BENCH].concat() {
+    for program in [DEMO, TEST, IMAGE, BENCH].concat() {
         if !all.contains(&program) {
             all.push(program);
         }
@@ -145,7 +151,7 @@ mod tests {
     #[test]
     fn every_command_s_programs_are_part_of_setup_once() {
         let all = all();
-        for program in [DEMO, TEST, BENCH].concat() {
+        for program in [DEMO, TEST, IMAGE, BENCH].concat() {
             assert_eq!(all.iter().filter(|other| **other == program).count(), 1, "{}", program.name);
         }
     }

@@ -1,0 +1,12 @@
+//! What is in `deploy/`: rendered by the tools that users render it with, and checked object by object against the types of the
+//! API and against the agent itself.
+
+mod agent;
+mod capabilities;
+mod container;
+mod host;
+mod image;
+mod kustomize;
+mod node;
+mod objects;
+mod rights;
