@@ -253,7 +253,7 @@ proptest! {
             if let Some(copy) = copy {
                 // Of two unusable copies either may be kept.
                 let mut stale = endpoint.clone();
-                stale.conditions = Conditions { ready: false, serving: false, terminating: false };
+                stale.conditions = Conditions { ready: false, serving: false, terminating: true };
                 parts[copy].endpoints.insert(0, stale);
             }
         }
