@@ -7,6 +7,8 @@ pub mod agent;
 pub mod cli;
 pub mod datapath;
 pub mod evenness;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod http;
 pub mod logging;
