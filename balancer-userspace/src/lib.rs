@@ -8,6 +8,8 @@ pub mod cli;
 pub mod datapath;
 pub mod evenness;
 pub mod exclusion;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod http;
 pub mod logging;

@@ -10,6 +10,7 @@ mod ci;
 mod cmd;
 mod docs;
 mod elf;
+mod fuzz;
 mod image;
 mod interrupt;
 mod kernels;
@@ -66,6 +67,8 @@ enum Task {
     ///
     /// Brings qemu-system-x86 and busybox-static with apt-get; downloads the kernels, and installs none.
     Kernels(kernels::Args),
+    /// Feed a fuzz target with inputs that reach ever more of it (needs a C++ compiler)
+    Fuzz(fuzz::Args),
     /// Write the crates' reference, man pages and shell completions below target
     Docs,
 }
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Ci(args) => ci::run(&args),
         Task::Bench(args) => run_bin::bench(&args),
         Task::Kernels(args) => kernels::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Docs => docs::run(),
     };
     match outcome {

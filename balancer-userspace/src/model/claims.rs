@@ -65,6 +65,10 @@ impl Claims {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_frontend.is_empty()
+    }
+
     /// The Service that `frontend` belongs to, unless that is port `port_index` of `service`.
     pub(super) fn other_owner(
         &self,

@@ -30,13 +30,12 @@ impl Candidate<'_> {
         }
     }
 
-    /// Ready before terminating before unusable.
-    fn rank(&self) -> Reverse<u8> {
-        Reverse(match self.condition() {
-            Some(Condition::Ready) => 2,
-            Some(Condition::Terminating) => 1,
-            None => 0,
-        })
+    /// Which of two copies counts. One that is not terminating comes first, as with kube-proxy: where an
+    /// address was given to another pod before the old pod is quite gone, the slices hold both, and the old
+    /// one's condition must not stand for the new one's. Then the better condition: ready, then serving.
+    fn rank(&self) -> Reverse<(bool, bool, bool)> {
+        let Conditions { ready, serving, terminating } = self.endpoint.conditions;
+        Reverse((!terminating, ready, serving))
     }
 
     fn is(&self, condition: Condition) -> bool {
@@ -44,7 +43,8 @@ impl Candidate<'_> {
     }
 }
 
-/// Sorts by address and port and keeps one of each: the one in the best condition, of equals the first.
+/// Sorts by address and port and keeps one of each: the one of the best [`Candidate::rank`], of equals the
+/// first.
 ///
 /// An endpoint that moves between slices stands in both for a while.
 pub(super) fn sort_and_merge(candidates: &mut Vec<Candidate<'_>>) {

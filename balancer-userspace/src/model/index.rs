@@ -224,6 +224,14 @@ impl Index {
         counts
     }
 
+    /// Whether nothing is known but the node.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.slices.is_empty()
+            && self.namespaces.is_empty()
+            && self.claims.is_empty()
+    }
+
     fn replace_services(&mut self, specs: Vec<ServiceSpec>) {
         self.seen.services = true;
         // Of two with one name the last counts.

@@ -14,6 +14,8 @@ mod problems;
 mod quote;
 pub mod resolve;
 mod scope;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod story;
 mod types;
 
 pub use dirty::Dirty;

@@ -129,9 +129,62 @@ fn of_one_address_and_port_the_better_copy_counts() {
     // In either order: a copy stands here before the other, and check() turns them round.
     check(Cluster, "n1/a", "a n; a R; b R", "a,b");
     check(Cluster, "n1/a", "a R; a n", "a");
-    check(Cluster, "n1/a", "a n; a ST", "a");
+    check(Cluster, "n1/a", "a T; a ST", "a");
     check(Cluster, "n1/a", "a ST; a R; b ST", "a");
     check(Cluster, "n1/a", "a n; b n; a n", "");
     // Had the copy without hints been kept, b would be used too.
     check(Cluster, "n1/a", "a n; a R z:{a}; b R z:{b}", "a");
+}
+
+#[test]
+fn a_pod_that_is_going_does_not_speak_for_the_next_pod_at_its_address() {
+    // The new one is not ready yet: nobody may be sent there.
+    check(Cluster, "n1/a", "a ST; a n", "");
+    check(Cluster, "n1/a", "a RT; a n; b ST", "b");
+    check(Cluster, "n1/a", "a RT; a S", "");
+    check(Cluster, "n1/a", "a RT z:{a}; a R z:{b}; b R z:{a}", "b");
+}
+
+/// The situations that kube-proxy's own tests of its choice tell apart, as far as they concern connects to
+/// a cluster IP: `externalTrafficPolicy` has no say in those, so its cases stand here as what they come to.
+#[test]
+fn what_kube_proxy_distinguishes() {
+    let zones = "c R z:{a}; d R z:{b}; e R z:{c}; f R z:{a}";
+    // All have hints, and some are for this zone.
+    check(Cluster, "n1/a", zones, "c,f");
+    // externalTrafficPolicy: Local, with local endpoints in other zones.
+    check(Cluster, "n1/a", "c R z:{a} @n1; d R z:{b} @n1; e R z:{c}; f R z:{a}", "c,f");
+    check(Cluster, "n1/a", "a R z:{a} @n1; b R z:{b} @n1; c R z:{a} @n2; d R z:{b} @n2", "a,c");
+    // internalTrafficPolicy: Local sees no hints.
+    check(Local, "n1/a", "c R z:{a} @n1; d R z:{b} @n1; e R z:{c}; f R z:{a}", "c,d");
+    // A node without a zone, with an empty one, in a zone that no hint names.
+    check(Cluster, "n1/", "c R z:{a}", "c");
+    check(Cluster, "n1/b", "c R z:{a}", "c");
+    // One that is not ready is not used, and its hint counts for nothing.
+    check(Cluster, "n1/a", "c R z:{a}; d R z:{b}; e R z:{c}; f n z:{a}", "c");
+    check(Cluster, "n1/a", "c n z:{a}; d R z:{b}; e R z:{c}; f n z:{a}", "d,e");
+    // One ready endpoint without a hint.
+    check(Cluster, "n1/a", "c R z:{a}; d R z:{b}; e R; f R z:{a}", "c,d,e,f");
+    // Several zones per hint.
+    check(Cluster, "n1/c", "c R z:{a,b,c}; d R z:{b,c}; e R z:{b,d}; f R z:{c}", "c,d,f");
+    // Node hints: for this node, incomplete, for other nodes.
+    let nodes = "c R z:{a} n:{n1}; d R z:{b} n:{n2}; e R z:{c} n:{n3}; f R z:{a} n:{n4}";
+    check(Cluster, "n1/a", nodes, "c");
+    check(Cluster, "n1/a", "c R z:{a} n:{n1}; d R; e R z:{c} n:{n3}; f R z:{a} n:{n4}", "c,d,e,f");
+    check(Cluster, "n0/a", nodes, "c,f");
+    // internalTrafficPolicy: Local: none, all remote, all local, some local.
+    check(Local, "n1/", "", "");
+    check(Local, "n1/", "a R @n2; b R @n2", "");
+    check(Local, "n1/", "a R @n1; b R @n1", "a,b");
+    check(Local, "n1/", "a R @n1; b R @n2", "a");
+    check(Local, "n1/", "a R @n2; b R @n1", "b");
+    check(Local, "n1/", "a ST @n2; b ST @n2", "");
+    // Cluster: none ready, some ready, all terminating.
+    check(Cluster, "n1/", "a n; b n", "");
+    check(Cluster, "n1/", "a n; b R", "b");
+    check(Cluster, "n1/", "a ST @n1; b ST @n2", "a,b");
+    check(Cluster, "n1/", "a R @n1; b R @n2", "a,b");
+    check(Cluster, "n1/", "a R @n2; b n @n1; c ST @n1; d ST @n2", "a");
+    check(Cluster, "n1/", "", "");
+    check(Cluster, "n1/a", "a n", "");
 }

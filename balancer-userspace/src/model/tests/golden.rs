@@ -208,6 +208,8 @@ cases! {
     annotations "annotations.yaml",
     excluded "excluded.yaml",
     namespaces "namespaces.yaml",
+    worked_cases "worked-cases.yaml",
+    particulars "particulars.yaml",
     select_annotated "select-annotated.yaml",
     bad_input "bad-input.yaml",
 }

@@ -1,5 +1,6 @@
 //! The reconciler against tables in memory that are checked after every single store.
 
+mod cluster;
 mod cost;
 mod crash;
 mod eyes;

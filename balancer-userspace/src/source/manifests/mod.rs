@@ -101,6 +101,13 @@ pub async fn run(
     outcome.unwrap_or(Ok(()))
 }
 
+/// What a directory with this one file says.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_once(name: &str, bytes: &[u8]) -> Vec<crate::model::Event> {
+    let mut store = store::Store::new("n1".into());
+    store.apply(vec![(name.into(), store::Change::Read(bytes.to_vec()))]).events
+}
+
 /// Ends the thread when the future that waits for it is dropped.
 struct Stop(mpsc::SyncSender<Signal>);
 
