@@ -7,12 +7,14 @@
 //! - [`peer`]: clients and servers that do exactly what a test asks, in a pod;
 //! - [`agent`]: the real balancer, started, killed and asked;
 //! - [`manifests`]: what it reads;
+//! - [`kubeproxy`]: a real kube-proxy, and what its rules say;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
 pub mod apiserver;
 pub mod bench;
 pub mod kernel;
+pub mod kubeproxy;
 pub mod manifests;
 pub mod peer;
 pub mod topology;

@@ -1,0 +1,137 @@
+//! The tables `ip kube-proxy` and `ip6 kube-proxy`: a map from what is dialled to a chain of the Service, whose rules lead to
+//! chains of endpoints, each of which has one destination; and a map of what has no endpoints.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use balancer_userspace::model::{Frontend, Protocol};
+use serde_json::Value;
+
+use super::{Rules, Verdict, output};
+use crate::topology::Netns;
+
+/// A table, sorted.
+#[derive(Default)]
+struct Table<'a> {
+    maps: BTreeMap<&'a str, &'a Value>,
+    sets: BTreeMap<&'a str, &'a Value>,
+    chains: BTreeMap<&'a str, Vec<&'a Value>>,
+}
+
+pub(super) fn rules(netns: &Netns) -> Result<Rules> {
+    let mut rules = Rules::new();
+    for family in ["ip", "ip6"] {
+        let text = output(netns, "nft", &["-j", "list", "table", family, "kube-proxy"])?;
+        let document: Value = serde_json::from_str(&text).context("nft -j")?;
+        Table::read(&document)?.add_to(&mut rules).with_context(|| format!("table {family} kube-proxy"))?;
+    }
+    Ok(rules)
+}
+
+impl<'a> Table<'a> {
+    fn read(document: &'a Value) -> Result<Self> {
+        let mut table = Self::default();
+        for item in document["nftables"].as_array().context("no nftables")? {
+            if let Some(map) = item.get("map") {
+                table.maps.insert(map["name"].as_str().context("a map without a name")?, map);
+            } else if let Some(set) = item.get("set") {
+                table.sets.insert(set["name"].as_str().context("a set without a name")?, set);
+            } else if let Some(rule) = item.get("rule") {
+                let chain = rule["chain"].as_str().context("a rule without a chain")?;
+                table.chains.entry(chain).or_default().push(&rule["expr"]);
+            }
+        }
+        Ok(table)
+    }
+
+    fn add_to(&self, rules: &mut Rules) -> Result<()> {
+        for (key, verdict) in self.elements("service-ips")? {
+            // Load balancer addresses and external ones have keys of this form too; both sides are asked for cluster addresses alone.
+            let chain = target(verdict).with_context(|| format!("{key:?} leads nowhere: {verdict}"))?;
+            let verdict = self.service(chain).with_context(|| format!("chain {chain} of {key:?}"))?;
+            rules.insert(key, verdict);
+        }
+        for (key, verdict) in self.elements("no-endpoint-services")? {
+            let verdict = match target(verdict) {
+                Some("reject-chain") => Verdict::Reject,
+                None if verdict.get("drop").is_some() => Verdict::Drop,
+                _ => bail!("no-endpoint-services says {verdict} of {key:?}"),
+            };
+            // What stands in both maps is answered by this one: it is looked at in an earlier hook.
+            rules.insert(key, verdict);
+        }
+        Ok(())
+    }
+
+    fn elements(&self, map: &str) -> Result<Vec<(Frontend, &'a Value)>> {
+        let map = self.maps.get(map).with_context(|| format!("no map {map}"))?;
+        let elements = map["elem"].as_array().map_or(&[][..], Vec::as_slice);
+        elements.iter().map(|pair| Ok((frontend(&pair[0])?, &pair[1]))).collect()
+    }
+
+    fn service(&self, chain: &str) -> Result<Verdict> {
+        let mut targets = BTreeSet::new();
+        for rule in self.chains.get(chain).context("no rules")? {
+            gather(rule, &mut |target| {
+                if target.starts_with("endpoint-") {
+                    targets.insert(target.to_owned());
+                }
+            });
+        }
+        let mut endpoints = BTreeSet::new();
+        let mut timeouts = BTreeSet::new();
+        for chain in &targets {
+            let rules = self.chains.get(&**chain).with_context(|| format!("no rules in {chain}"))?;
+            for statement in rules.iter().flat_map(|rule| rule.as_array().into_iter().flatten()) {
+                if let Some(dnat) = statement.get("dnat") {
+                    let addr: IpAddr = dnat["addr"].as_str().context("dnat without an address")?.parse()?;
+                    let port = u16::try_from(dnat["port"].as_u64().context("dnat without a port")?)?;
+                    endpoints.insert(SocketAddr::new(addr, port));
+                }
+                if let Some(set) = statement["set"]["set"].as_str() {
+                    let name = set.trim_start_matches('@');
+                    let set = self.sets.get(name).with_context(|| format!("no set {name}"))?;
+                    timeouts.insert(set["timeout"].as_u64().with_context(|| format!("{name} has no timeout"))?);
+                }
+            }
+        }
+        if endpoints.len() != targets.len() || endpoints.is_empty() || timeouts.len() > 1 {
+            bail!("chains {targets:?} lead to {endpoints:?} with time-outs {timeouts:?}");
+        }
+        Ok(Verdict::Endpoints { endpoints, affinity: timeouts.into_iter().next().map(Duration::from_secs) })
+    }
+}
+
+fn target(verdict: &Value) -> Option<&str> {
+    verdict["goto"]["target"].as_str()
+}
+
+/// Every chain that is gone to, at any depth.
+fn gather(value: &Value, found: &mut impl FnMut(&str)) {
+    if let Some(target) = target(value) {
+        found(target);
+    }
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| gather(item, found)),
+        Value::Object(items) => items.values().for_each(|item| gather(item, found)),
+        _ => {}
+    }
+}
+
+/// An element of a map, with a comment or without.
+fn frontend(element: &Value) -> Result<Frontend> {
+    let element = element["elem"].get("val").unwrap_or(element);
+    let parts = element["concat"].as_array().with_context(|| format!("not a key: {element}"))?;
+    let [addr, protocol, port] = &parts[..] else { bail!("not a key: {element}") };
+    let protocol = match protocol.as_str() {
+        Some("tcp") => Protocol::Tcp,
+        Some("udp") => Protocol::Udp,
+        _ => bail!("unknown protocol: {element}"),
+    };
+    let addr = addr.as_str().context("not an address")?.parse()?;
+    Ok(Frontend { addr, port: u16::try_from(port.as_u64().context("not a port")?)?, protocol })
+}
