@@ -9,8 +9,6 @@ mod engine;
 mod status;
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,7 +34,7 @@ use crate::{
         exit::{Exit, Failure},
         values::{HttpListen, LeaseTerm},
     },
-    datapath::{self, DatapathError, Installation, Pins, Sizes},
+    datapath::{self, Cgroup, DatapathError, Installation, Pins, Sizes},
     http::Server,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
@@ -90,28 +88,45 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
         HttpListen::At(addr) => Some(runtime.block_on(Server::bind(addr)).map_err(anyhow::Error::from)?),
         HttpListen::Off => None,
     };
-    let installation = datapath::install(&pins, &cgroup, &sizes, kernel_log_level()).map_err(failure)?;
+    let installation = datapath::install(&pins, &cgroup.path, &sizes, kernel_log_level()).map_err(failure)?;
     log::info!(
         "balancer {} on node {}: programs attached to {} ({} of them took over), pinned under {}",
         env!("CARGO_PKG_VERSION"),
         args.node_name(),
-        cgroup.display(),
+        cgroup.path.display(),
         installation.replaced,
         pins.root().display(),
     );
     for note in &installation.notes {
         log::warn!("{note}");
     }
-    if args.cgroup.is_none() && !datapath::is_root_cgroup(&cgroup) {
-        log::warn!(
-            "{} is not the root of this machine's hierarchy: only processes in it are balanced; in a container, \
-             mount the host's hierarchy and name it with --cgroup",
-            cgroup.display()
+    if !cgroup.is_root() {
+        log::warn!("{}", part_of_the_machine(&cgroup, args.cgroup.as_deref()));
+    }
+    if datapath::boot_offset_ns() != 0 {
+        log::info!(
+            "this process is in a time namespace, {} s off: the lease goes by the kernel's clock",
+            datapath::boot_offset_ns() / 1_000_000_000
         );
     }
     let result = runtime.block_on(serve(&pins, &cgroup, args, source, server, installation));
     runtime.shutdown_timeout(PARTING);
     result
+}
+
+/// What to know of programs that are attached to less than every process of the machine.
+fn part_of_the_machine(cgroup: &Cgroup, asked: Option<&Path>) -> String {
+    let remedy = match asked {
+        Some(_) => "leave out --cgroup to balance every process of the node",
+        None => {
+            "right for a node that is itself a container (kind); elsewhere mount the host's /sys/fs/cgroup \
+             into the agent's container"
+        }
+    };
+    format!(
+        "attached to {}, which is not the root of the hierarchy: processes outside are not balanced; {remedy}",
+        cgroup.path.display()
+    )
 }
 
 /// The exit code that goes with what is wrong.
@@ -133,7 +148,7 @@ fn kernel_log_level() -> u8 {
 
 async fn serve(
     pins: &Pins,
-    cgroup: &Path,
+    cgroup: &Cgroup,
     args: &AgentArgs,
     source: Source,
     server: Option<Server>,
@@ -145,7 +160,7 @@ async fn serve(
     let kernel_log = forward_kernel_log(&mut installation);
     let mut maps = installation.maps;
     datapath::set_up_probe(&mut maps).map_err(failure)?;
-    let mut control = ControlWriter::new(args, cgroup, &describe(&source));
+    let mut control = ControlWriter::new(args, &cgroup.path, &describe(&source));
     let recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
     let metrics = Arc::new(AgentMetrics::default());
@@ -153,8 +168,7 @@ async fn serve(
     control.start(engine.maps());
 
     let (mut task, mut events, mut health) = start(&source);
-    let cgroup_id = fs::metadata(cgroup).with_context(|| format!("cannot read {}", cgroup.display()))?.ino();
-    let status = Arc::new(AgentStatus::new(pins, cgroup_id, Arc::clone(&metrics), args.metrics_max_series));
+    let status = Arc::new(AgentStatus::new(pins, cgroup.id, Arc::clone(&metrics), args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
     if let Some(server) = server {
         log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());

@@ -46,6 +46,13 @@ pub enum DatapathError {
          directory of one with --cgroup"
     )]
     NoCgroup2,
+    /// A container that sees no cgroup but its own.
+    #[error(
+        "of the host's cgroups this container sees only its own, at {}: nothing but the agent itself would be \
+         balanced; mount the host's /sys/fs/cgroup into it (a hostPath volume, at any path, read-only will do), \
+         or give it the host's PID namespace and CAP_SYS_PTRACE, or name a cgroup with --cgroup", .0.display()
+    )]
+    OwnCgroupOnly(PathBuf),
     /// The path that was named as a cgroup is not one.
     #[error("{} is not a directory of a cgroup2 file system; cgroup2 is mounted at: {mounts}", path.display())]
     NotCgroup2 {

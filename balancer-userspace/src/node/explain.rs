@@ -13,11 +13,10 @@ use balancer_common::{
     translate::{self, Translation},
 };
 
-use super::check;
 use crate::{
     agent::failure,
     cli::exit::Failure,
-    datapath::{Maps, Pins, attachments, boot_ns},
+    datapath::{Maps, Pins, attachments, boot_ns, is_in_cgroup},
     model::Frontend,
     sockets,
     view::{
@@ -117,14 +116,15 @@ pub(super) fn explain(
         client: sockets::own_netns_cookie().unwrap_or(0),
     };
     let mut notes = Vec::new();
-    if check::own_cgroup(&snapshot.agent.cgroup) == Some(false) {
+    let attached = attachments(pins);
+    let cgroup = attached.iter().find_map(|(_, cgroup)| *cgroup);
+    if cgroup.and_then(is_in_cgroup) == Some(false) {
         notes.push(format!(
             "this process is not in {}: its own connects are left alone, and this is what those of processes in \
              it meet",
             snapshot.agent.cgroup.display()
         ));
     }
-    let attached = attachments(pins);
     let verdict = if attached.iter().all(|(_, cgroup)| cgroup.is_none()) {
         Verdict::PassThrough(PassCause::NotAttached)
     } else {
