@@ -34,7 +34,7 @@ use crate::{
         exit::{Exit, Failure},
         values::{HttpListen, LeaseTerm},
     },
-    datapath::{self, Cgroup, DatapathError, Installation, Pins, Sizes},
+    datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes},
     http::Server,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
@@ -77,6 +77,10 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     let Some(_lock) = pins.lock().map_err(failure)? else {
         return Err(failure(DatapathError::SecondAgent(control::describe_holder(&pins))));
     };
+    let neighbours = datapath::neighbours(&pins, &cgroup.path, &[]).map_err(failure)?;
+    if !args.beside_socket_lb {
+        datapath::refuse_socket_load_balancer(&neighbours, &cgroup).map_err(failure)?;
+    }
     let sizes = Sizes {
         services: args.max_services,
         backends: args.max_backends,
@@ -100,6 +104,7 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     for note in &installation.notes {
         log::warn!("{note}");
     }
+    neighbours.iter().for_each(tell_of);
     if !cgroup.is_root() {
         log::warn!("{}", part_of_the_machine(&cgroup, args.cgroup.as_deref()));
     }
@@ -109,7 +114,8 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
             datapath::boot_offset_ns() / 1_000_000_000
         );
     }
-    let result = runtime.block_on(serve(&pins, &cgroup, args, source, server, installation));
+    let place = Place { pins: &pins, cgroup: &cgroup, neighbours };
+    let result = runtime.block_on(serve(place, args, source, server, installation));
     runtime.shutdown_timeout(PARTING);
     result
 }
@@ -129,6 +135,19 @@ fn part_of_the_machine(cgroup: &Cgroup, asked: Option<&Path>) -> String {
     )
 }
 
+/// Logs that a program of somebody else is on our hooks.
+fn tell_of(neighbour: &Neighbour) {
+    match neighbour.product() {
+        Some(product) => log::warn!(
+            "{} is at work too: {}; of the two, whichever was attached first balances: {}",
+            product.name(),
+            neighbour.describe(),
+            product.remedy()
+        ),
+        None => log::info!("beside this agent's programs: {} of somebody else", neighbour.describe()),
+    }
+}
+
 /// The exit code that goes with what is wrong.
 pub(crate) fn failure(error: DatapathError) -> Failure {
     let exit = match &error {
@@ -146,9 +165,16 @@ fn kernel_log_level() -> u8 {
     log::max_level() as u8
 }
 
+/// Where the programs are.
+struct Place<'a> {
+    pins: &'a Pins,
+    cgroup: &'a Cgroup,
+    /// Who else was there.
+    neighbours: Vec<Neighbour>,
+}
+
 async fn serve(
-    pins: &Pins,
-    cgroup: &Cgroup,
+    Place { pins, cgroup, neighbours }: Place<'_>,
     args: &AgentArgs,
     source: Source,
     server: Option<Server>,
@@ -177,7 +203,7 @@ async fn serve(
             let _ = web_stopped.await;
         }));
     }
-    let mut watchman = Watchman { status: Arc::clone(&status), turns: 0, seen: None, errors: 0 };
+    let mut watchman = Watchman { status: Arc::clone(&status), turns: 0, seen: None, neighbours, errors: 0 };
 
     let mut renew = interval(renewal(args.lease));
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -223,7 +249,7 @@ async fn serve(
                 }
                 control.source(engine.maps(), &health);
                 metrics.source_errors(watchman.new_errors(&health));
-                watchman.look();
+                watchman.look(pins, cgroup);
             }
             result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
@@ -255,13 +281,15 @@ struct Watchman {
     turns: u32,
     /// What was found to be wrong last.
     seen: Option<String>,
+    /// Programs of others that were told of.
+    neighbours: Vec<Neighbour>,
     /// Errors of the source that were counted.
     errors: u64,
 }
 
 impl Watchman {
-    /// Looks now and then whether the programs are attached. What is wrong is logged once.
-    fn look(&mut self) {
+    /// Looks now and then whether the programs are attached, and who else is. What is wrong is logged once.
+    fn look(&mut self, pins: &Pins, cgroup: &Cgroup) {
         self.status.turned();
         self.turns += 1;
         if !self.turns.is_multiple_of(LOOK_EVERY) {
@@ -274,6 +302,11 @@ impl Watchman {
             log::error!("{what}: connects are not balanced as they should be; restart the agent");
         }
         self.seen = found;
+        if let Ok(neighbours) = datapath::neighbours(pins, &cgroup.path, &self.neighbours) {
+            let new = neighbours.iter().filter(|it| !self.neighbours.contains(it));
+            new.for_each(tell_of);
+            self.neighbours = neighbours;
+        }
     }
 
     /// How many errors the source has met since the last call.

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use super::Product;
+
 /// An error of the data path. Its text is whole: causes are in it, not behind it.
 #[derive(Debug, Error)]
 pub enum DatapathError {
@@ -90,6 +92,20 @@ pub enum DatapathError {
     Exclusive {
         /// Which of our programs had no place.
         hook: &'static str,
+    },
+    /// Another socket load balancer is at work.
+    #[error(
+        "{} is at work on this node, and would rewrite connects that balancer should: {program} runs for \
+         processes of {}; {}; or start with --beside-socket-lb, if it leaves the connects alone that balancer \
+         is to balance", product.name(), cgroup.display(), product.remedy()
+    )]
+    SocketLoadBalancer {
+        /// Whose it is.
+        product: Product,
+        /// One of its programs.
+        program: String,
+        /// What we attach to.
+        cgroup: PathBuf,
     },
     /// Another agent runs.
     #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]

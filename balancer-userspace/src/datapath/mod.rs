@@ -9,6 +9,7 @@
 //!     links/connect4 …           each holds its program
 //! ```
 
+pub(crate) mod assembler;
 mod cgroup;
 mod clock;
 mod error;
@@ -17,12 +18,14 @@ pub(crate) mod iterator;
 mod kernel;
 mod mapped;
 mod mounts;
+mod neighbours;
 mod pins;
 mod probe;
 mod snapshot;
 mod sys;
 mod tables;
 mod text;
+pub(crate) mod vmlinux;
 
 pub use cgroup::{
     Cgroup, ROOT_ID as ROOT_CGROUP, find_cgroup2, is_in as is_in_cgroup, reach as reach_cgroup,
@@ -33,6 +36,7 @@ pub use install::{Detached, Installation, Removal, Sizes, attachments, detach, d
 pub use kernel::check_features;
 pub use mapped::{Access, MappedArray};
 pub use mounts::{find_bpffs, mount_bpffs};
+pub use neighbours::{Neighbour, Product, neighbours, refuse_socket_load_balancer};
 pub use pins::{AgentLock, Pins};
 pub(crate) use probe::set_up as set_up_probe;
 pub use probe::{ProbeOutcome, probe};

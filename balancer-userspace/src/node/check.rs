@@ -5,7 +5,7 @@ use std::{fs, os::unix::process::CommandExt, path::Path, process::Command, time:
 use super::liveness;
 use crate::{
     cli::node::SelfProbe,
-    datapath::{self, Access, DatapathError, Maps, Pins, ProbeOutcome},
+    datapath::{self, Access, DatapathError, Maps, Neighbour, Pins, ProbeOutcome},
     sockets::{self, Scope},
     view::{AgentView, CheckItem, CheckReport, MapFill, Outcome, Snapshot},
 };
@@ -78,8 +78,13 @@ fn mounts(pins: &Pins) -> CheckItem {
 
 fn installed(pins: &Pins, maps: &Maps, snapshot: &Snapshot) -> Vec<CheckItem> {
     let agent = &snapshot.agent;
-    let mut items =
-        vec![liveness::agent(agent), liveness::lease(agent), liveness::sync(agent), attachment(pins, agent)];
+    let mut items = vec![
+        liveness::agent(agent),
+        liveness::lease(agent),
+        liveness::sync(agent),
+        attachment(pins, agent),
+        neighbours(pins, agent),
+    ];
     items.extend(snapshot.maps.iter().map(fill));
     items.push(skipped(snapshot));
     items.push(counters(maps));
@@ -120,6 +125,40 @@ fn attachment(pins: &Pins, agent: &AgentView) -> CheckItem {
         ),
         remedy,
     )
+}
+
+/// Whether somebody else rewrites connects too.
+fn neighbours(pins: &Pins, agent: &AgentView) -> CheckItem {
+    let name = "neighbours";
+    let skipped = |why: String| item(name, Outcome::Skipped, why, "run `balancer check` as root on the host");
+    let attached = datapath::attachments(pins).into_iter().find_map(|(_, cgroup)| cgroup).unwrap_or(0);
+    let Some(cgroup) = datapath::reach_cgroup(attached, &agent.cgroup) else {
+        return skipped(format!("{} cannot be reached from here", agent.cgroup.display()));
+    };
+    let found = match datapath::neighbours(pins, &cgroup, &[]) {
+        Ok(found) => found,
+        Err(error) => return skipped(error.to_string()),
+    };
+    if let Some((program, product)) = found.iter().find_map(|it| Some((it.describe(), it.product()?))) {
+        let detail = format!(
+            "{} rewrites connects too: {program}; of the two, whichever was attached first balances",
+            product.name()
+        );
+        return item(name, Outcome::Warning, detail, product.remedy());
+    }
+    let others: Vec<_> = found.iter().map(Neighbour::describe).collect();
+    if found.iter().any(|neighbour| neighbour.name.is_none()) {
+        let detail = format!("beside ours, of somebody else that cannot be told: {}", others.join(", "));
+        let remedy =
+            "run `balancer check` as root: if it is another socket load balancer, switch one of the two off";
+        return item(name, Outcome::Warning, detail, remedy);
+    }
+    let detail = if others.is_empty() {
+        "nobody else has a program where connects are rewritten".to_owned()
+    } else {
+        format!("beside ours, no socket load balancer by its name: {}", others.join(", "))
+    };
+    item(name, Outcome::Ok, detail, "")
 }
 
 fn fill(map: &MapFill) -> CheckItem {
