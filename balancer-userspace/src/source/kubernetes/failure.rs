@@ -44,6 +44,14 @@ pub(super) struct Failure {
     /// The server does not know who we are.
     pub unauthorized: Unauthorized,
     pub worth: Worth,
+    pub answer: Answer,
+}
+
+/// Whether an API server answered at all: one that did is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Status,
+    None,
 }
 
 /// When a failure is worth a line in the log.
@@ -69,6 +77,7 @@ impl Failure {
             then,
             unauthorized: Unauthorized::No,
             worth: Worth::AtOnce,
+            answer: Answer::None,
         }
     }
 
@@ -107,6 +116,7 @@ impl Failure {
         };
         let mut failure =
             Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
+        failure.answer = Answer::Status;
         match code {
             401 => failure.unauthorized = Unauthorized::Yes,
             403 => failure.worth = Worth::Lasting,
@@ -137,6 +147,7 @@ impl Failure {
                     then: Then::Resume,
                     unauthorized: Unauthorized::No,
                     worth: Worth::AtOnce,
+                    answer: Answer::None,
                 }
             }
             _ => {

@@ -27,14 +27,14 @@ use super::{
     Timing,
     access::Connection,
     backoff,
-    failure::{Doing, Failure, Then, Unauthorized, Worth, is_expired},
+    failure::{Answer, Doing, Failure, Then, Unauthorized, Worth, is_expired},
     sinks::{Selector, Sink},
 };
 use crate::{
     model::Event,
     source::{
         Events,
-        health::{Extent, Novelty, SourceHealth},
+        health::{Novelty, SourceHealth},
     },
 };
 
@@ -184,8 +184,7 @@ impl<S: Sink> Follow<S> {
         };
         self.trust = match &end {
             End::Closed | End::Due | End::Expired | End::WentBack => Trust::Same,
-            // An answer, if not the one that was hoped for.
-            End::Failed(failure) if failure.extent == Extent::Resource => self.trust,
+            End::Failed(failure) if failure.answer == Answer::Status => self.trust,
             End::ClosedEarly | End::ClosedAtOnce | End::Silent | End::Failed(_) => Trust::Doubtful,
         };
         Ok(match end {
