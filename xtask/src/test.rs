@@ -18,6 +18,9 @@ use crate::{
 /// says the same.
 const KERNEL_TESTS: &str = "balancer-tests";
 
+/// Says where a real `kube-apiserver` and `etcd` are.
+const ASSETS: &str = "KUBEBUILDER_ASSETS";
+
 /// Options of `test`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -76,6 +79,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         // nextest does not count the tests of binaries that a profile leaves out.
         total.skipped += left_out.len() as u64;
     }
+    if kernel && !has_cluster() && args.nextest.is_empty() {
+        tell_no_cluster();
+    }
     let code = match (total.failed, left_out.is_empty() || args.unprivileged) {
         (0, true) => ExitCode::SUCCESS,
         (0, false) => ExitCode::from(3),
@@ -91,6 +97,8 @@ fn nextest(args: &Args, kernel: bool, environment: impl Fn(Cmd) -> Cmd) -> Resul
         environment(workspace_wide("nextest", &["run"])?).args(["--no-fail-fast", "--no-tests=pass"]);
     if !kernel {
         cmd = cmd.args(["--profile", "unprivileged"]);
+    } else if has_cluster() {
+        cmd = cmd.args(["--profile", "cluster"]);
     }
     if ui::colour() {
         cmd = cmd.args(["--color", "always"]);
@@ -133,6 +141,26 @@ fn kernel_tests(args: &Args) -> Vec<String> {
     };
     // Options that only `run` knows make the first attempt fail.
     list(&args.nextest).or_else(|| list(&[])).unwrap_or_default()
+}
+
+/// Whether a real API server is at hand.
+fn has_cluster() -> bool {
+    std::env::var_os(ASSETS).is_some_and(|assets| !assets.is_empty())
+}
+
+/// The tests that need a real API server are counted as skipped; this says which they are, and why.
+fn tell_no_cluster() {
+    let list = workspace_wide("nextest", &["list"]).and_then(|cmd| {
+        cmd.args(["--profile", "cluster", "--message-format", "human", "--color", "never"])
+            .args(["-E", &format!("binary_id({KERNEL_TESTS}::kubernetes) & test(/(^|::)real::/)")])
+            .output()
+    });
+    let names = summary::integration_tests(&list.unwrap_or_default(), KERNEL_TESTS);
+    ui::warn(format_args!("{} tests need a real kube-apiserver and etcd, and did not run:", names.len()));
+    for name in names {
+        ui::relay(&format!("    {name}"));
+    }
+    ui::warn(format_args!("they did not run because {ASSETS} is not set: name a directory that holds both"));
 }
 
 fn tell_left_out(names: &[String], lacks: &[setup::Lack]) {

@@ -10,8 +10,6 @@ mod status;
 
 use std::{
     collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -38,7 +36,7 @@ use crate::{
         exit::{Exit, Failure},
         values::{HttpListen, LeaseTerm},
     },
-    datapath::{self, DatapathError, Installation, Pins, Sizes},
+    datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes},
     exclusion::{self, Exclusions, Pods},
     http::Server,
     metrics::{AgentMetrics, Outcome},
@@ -82,6 +80,10 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     let Some(_lock) = pins.lock().map_err(failure)? else {
         return Err(failure(DatapathError::SecondAgent(control::describe_holder(&pins))));
     };
+    let neighbours = datapath::neighbours(&pins, &cgroup.path, &[]).map_err(failure)?;
+    if !args.beside_socket_lb {
+        datapath::refuse_socket_load_balancer(&neighbours, &cgroup).map_err(failure)?;
+    }
     let sizes = Sizes {
         services: args.max_services,
         backends: args.max_backends,
@@ -93,28 +95,60 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
         HttpListen::At(addr) => Some(runtime.block_on(Server::bind(addr)).map_err(anyhow::Error::from)?),
         HttpListen::Off => None,
     };
-    let installation = datapath::install(&pins, &cgroup, &sizes, kernel_log_level()).map_err(failure)?;
+    let installation = datapath::install(&pins, &cgroup.path, &sizes, kernel_log_level()).map_err(failure)?;
     log::info!(
         "balancer {} on node {}: programs attached to {} ({} of them took over), pinned under {}",
         env!("CARGO_PKG_VERSION"),
         args.node_name(),
-        cgroup.display(),
+        cgroup.path.display(),
         installation.replaced,
         pins.root().display(),
     );
     for note in &installation.notes {
         log::warn!("{note}");
     }
-    if args.cgroup.is_none() && !datapath::is_root_cgroup(&cgroup) {
-        log::warn!(
-            "{} is not the root of this machine's hierarchy: only processes in it are balanced; in a container, \
-             mount the host's hierarchy and name it with --cgroup",
-            cgroup.display()
+    neighbours.iter().for_each(tell_of);
+    if !cgroup.is_root() {
+        log::warn!("{}", part_of_the_machine(&cgroup, args.cgroup.as_deref()));
+    }
+    if datapath::boot_offset_ns() != 0 {
+        log::info!(
+            "this process is in a time namespace, {} s off: the lease goes by the kernel's clock",
+            datapath::boot_offset_ns() / 1_000_000_000
         );
     }
-    let result = runtime.block_on(serve(&pins, &cgroup, args, source, server, installation));
+    let place = Place { pins: &pins, cgroup: &cgroup, neighbours };
+    let result = runtime.block_on(serve(place, args, source, server, installation));
     runtime.shutdown_timeout(PARTING);
     result
+}
+
+/// What to know of programs that are attached to less than every process of the machine.
+fn part_of_the_machine(cgroup: &Cgroup, asked: Option<&Path>) -> String {
+    let remedy = match asked {
+        Some(_) => "leave out --cgroup to balance every process of the node",
+        None => {
+            "right for a node that is itself a container (kind); elsewhere mount the host's /sys/fs/cgroup \
+             into the agent's container"
+        }
+    };
+    format!(
+        "attached to {}, which is not the root of the hierarchy: processes outside are not balanced; {remedy}",
+        cgroup.path.display()
+    )
+}
+
+/// Logs that a program of somebody else is on our hooks.
+fn tell_of(neighbour: &Neighbour) {
+    match neighbour.product() {
+        Some(product) => log::warn!(
+            "{} is at work too: {}; of the two, whichever was attached first balances: {}",
+            product.name(),
+            neighbour.describe(),
+            product.remedy()
+        ),
+        None => log::info!("beside this agent's programs: {} of somebody else", neighbour.describe()),
+    }
 }
 
 /// The exit code that goes with what is wrong.
@@ -136,9 +170,16 @@ fn kernel_log_level() -> u8 {
     log::max_level() as u8
 }
 
+/// Where the programs are.
+struct Place<'a> {
+    pins: &'a Pins,
+    cgroup: &'a Cgroup,
+    /// Who else was there.
+    neighbours: Vec<Neighbour>,
+}
+
 async fn serve(
-    pins: &Pins,
-    cgroup: &Path,
+    Place { pins, cgroup, neighbours }: Place<'_>,
     args: &AgentArgs,
     source: Source,
     server: Option<Server>,
@@ -150,7 +191,7 @@ async fn serve(
     let kernel_log = forward_kernel_log(&mut installation);
     let mut maps = installation.maps;
     datapath::set_up_probe(&mut maps).map_err(failure)?;
-    let mut control = ControlWriter::new(args, cgroup, &describe(&source));
+    let mut control = ControlWriter::new(args, &cgroup.path, &describe(&source));
     let changes_mode = control.changes_mode(&maps);
     if changes_mode {
         // Before anything else changes: what was observed must not be mistaken for what was balanced.
@@ -171,13 +212,12 @@ async fn serve(
     let metrics = Arc::new(AgentMetrics::default());
     let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
     control.start(engine.maps());
-    let mut exclusions = exclusions(args, cgroup);
+    let mut exclusions = exclusions(args, &cgroup.path);
     let mut complaint = None;
     refresh(&mut exclusions, &mut engine, &control, &mut complaint);
 
     let (mut task, mut events, mut health) = start(&source);
-    let cgroup_id = fs::metadata(cgroup).with_context(|| format!("cannot read {}", cgroup.display()))?.ino();
-    let status = Arc::new(AgentStatus::new(pins, cgroup_id, Arc::clone(&metrics), args.metrics_max_series));
+    let status = Arc::new(AgentStatus::new(pins, cgroup.id, Arc::clone(&metrics), args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
     if let Some(server) = server {
         log::info!("serving /metrics, /livez and /readyz on http://{}", server.addr());
@@ -186,7 +226,7 @@ async fn serve(
             let _ = web_stopped.await;
         }));
     }
-    let mut watchman = Watchman { status: Arc::clone(&status), turns: 0, seen: None, errors: 0 };
+    let mut watchman = Watchman { status: Arc::clone(&status), turns: 0, seen: None, neighbours, errors: 0 };
 
     let mut renew = interval(renewal(args.lease));
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -246,7 +286,7 @@ async fn serve(
                 }
                 control.source(engine.maps(), &health);
                 metrics.source_errors(watchman.new_errors(&health));
-                watchman.look();
+                watchman.look(pins, cgroup);
             }
             result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
@@ -278,13 +318,15 @@ struct Watchman {
     turns: u32,
     /// What was found to be wrong last.
     seen: Option<String>,
+    /// Programs of others that were told of.
+    neighbours: Vec<Neighbour>,
     /// Errors of the source that were counted.
     errors: u64,
 }
 
 impl Watchman {
-    /// Looks now and then whether the programs are attached. What is wrong is logged once.
-    fn look(&mut self) {
+    /// Looks now and then whether the programs are attached, and who else is. What is wrong is logged once.
+    fn look(&mut self, pins: &Pins, cgroup: &Cgroup) {
         self.status.turned();
         self.turns += 1;
         if !self.turns.is_multiple_of(LOOK_EVERY) {
@@ -297,6 +339,11 @@ impl Watchman {
             log::error!("{what}: connects are not balanced as they should be; restart the agent");
         }
         self.seen = found;
+        if let Ok(neighbours) = datapath::neighbours(pins, &cgroup.path, &self.neighbours) {
+            let new = neighbours.iter().filter(|it| !self.neighbours.contains(it));
+            new.for_each(tell_of);
+            self.neighbours = neighbours;
+        }
     }
 
     /// How many errors the source has met since the last call.

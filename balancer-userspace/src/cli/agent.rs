@@ -55,6 +55,13 @@ pub struct AgentArgs {
     #[arg(long, env = "BALANCER_CGROUP", value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
+    /// Start although another socket load balancer (Cilium's, Calico's) is attached too
+    ///
+    /// Right where it leaves alone what balancer is to balance, as Cilium's does with pods when it is confined to the
+    /// host's namespace. Otherwise whichever was attached first balances.
+    #[arg(long, env = "BALANCER_BESIDE_SOCKET_LB", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
+    pub beside_socket_lb: bool,
+
     /// How long connects are balanced after the agent's last sign of life; 0 for ever
     ///
     /// Once the lease has lapsed the programs leave every connect alone, and kube-proxy answers. Use 0 only where no

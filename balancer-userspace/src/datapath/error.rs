@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use super::Product;
+
 /// An error of the data path. Its text is whole: causes are in it, not behind it.
 #[derive(Debug, Error)]
 pub enum DatapathError {
@@ -46,6 +48,13 @@ pub enum DatapathError {
          directory of one with --cgroup"
     )]
     NoCgroup2,
+    /// A container that sees no cgroup but its own.
+    #[error(
+        "of the host's cgroups this container sees only its own, at {}: nothing but the agent itself would be \
+         balanced; mount the host's /sys/fs/cgroup into it (a hostPath volume, at any path, read-only will do), \
+         or give it the host's PID namespace and CAP_SYS_PTRACE, or name a cgroup with --cgroup", .0.display()
+    )]
+    OwnCgroupOnly(PathBuf),
     /// The path that was named as a cgroup is not one.
     #[error("{} is not a directory of a cgroup2 file system; cgroup2 is mounted at: {mounts}", path.display())]
     NotCgroup2 {
@@ -93,6 +102,20 @@ pub enum DatapathError {
     Exclusive {
         /// Which of our programs had no place.
         hook: &'static str,
+    },
+    /// Another socket load balancer is at work.
+    #[error(
+        "{} is at work on this node, and would rewrite connects that balancer should: {program} runs for \
+         processes of {}; {}; or start with --beside-socket-lb, if it leaves the connects alone that balancer \
+         is to balance", product.name(), cgroup.display(), product.remedy()
+    )]
+    SocketLoadBalancer {
+        /// Whose it is.
+        product: Product,
+        /// One of its programs.
+        program: String,
+        /// What we attach to.
+        cgroup: PathBuf,
     },
     /// Another agent runs.
     #[error("another agent runs on this node: {0}; stop it first (its pins are locked)")]

@@ -21,11 +21,12 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("BALANCER_EBPF_OBJECT"));
 
 /// A program and where it is attached.
-struct Hook {
+#[derive(Clone, Copy)]
+pub(super) struct Hook {
     /// Name of the program and of its link's pin.
-    name: &'static str,
+    pub name: &'static str,
     /// `enum bpf_attach_type`.
-    attach_type: u32,
+    pub attach_type: u32,
 }
 
 /// All programs, in the order in which they are attached: what counts and what answers comes before what
@@ -42,6 +43,18 @@ const HOOKS: [Hook; 10] = [
     Hook { name: "connect4", attach_type: 10 },
     Hook { name: "connect6", attach_type: 11 },
 ];
+
+/// Those that translate, the first that a connect meets first.
+pub(super) const TRANSLATING: [Hook; 4] = [HOOKS[8], HOOKS[9], HOOKS[6], HOOKS[7]];
+
+/// The ids of the programs that are attached by what is pinned.
+pub(super) fn own_programs(pins: &Pins) -> Vec<u32> {
+    let program = |hook: &Hook| {
+        let link = sys::obj_get(&pins.link(hook.name)).ok()?;
+        sys::link_info(link.as_fd()).ok().map(|info| info.program)
+    };
+    HOOKS.iter().filter_map(program).collect()
+}
 
 /// How many entries the maps hold. Maps that are already pinned keep their size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

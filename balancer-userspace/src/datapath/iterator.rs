@@ -1,5 +1,5 @@
-//! The three commands of bpf(2) that walking a map with an iterator program takes; aya binds iterators to
-//! no map.
+//! The three commands of bpf(2) that walking a map, or the loaded programs, with an iterator program takes;
+//! aya binds iterators to no map.
 //!
 //! Each struct is the part of `union bpf_attr` (`include/uapi/linux/bpf.h`) that the command reads; the
 //! kernel takes any length, and what is beyond it as 0.
@@ -12,27 +12,16 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
-use super::sys::{bpf, owned};
+use super::{
+    assembler::Instruction,
+    sys::{bpf, owned},
+};
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_ITER: u32 = 28;
-
-/// One instruction, `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u8,
-    /// Destination register in the low half, source in the high one (little-endian machines).
-    pub registers: u8,
-    /// Offset of a memory access or a jump.
-    pub offset: i16,
-    /// Constant operand, or the number of a helper.
-    pub immediate: i32,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
@@ -105,16 +94,28 @@ pub fn load(instructions: &[Instruction], license: &CStr, target: u32) -> io::Re
 /// Binds an iterator program to the map that it is to walk.
 pub fn link(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let info = IterLinkInfo { map_fd: map.as_raw_fd() as u32 };
-    let mut attr = LinkCreate {
+    link_create(&mut LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         attach_type: BPF_TRACE_ITER,
         iter_info: (&raw const info) as u64,
         iter_info_len: size_of::<IterLinkInfo>() as u32,
         ..Default::default()
-    };
-    // SAFETY: the structure is the one for BPF_LINK_CREATE; `info` outlives the call, which reads as
-    // much of it as `attr` says.
-    unsafe { bpf(BPF_LINK_CREATE, &mut attr) }.map(owned)
+    })
+}
+
+/// Binds an iterator program to what it walks where that is not a map.
+pub fn link_to_all(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    link_create(&mut LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        attach_type: BPF_TRACE_ITER,
+        ..Default::default()
+    })
+}
+
+fn link_create(attr: &mut LinkCreate) -> io::Result<OwnedFd> {
+    // SAFETY: the structure is the one for BPF_LINK_CREATE; what it points to is in the callers above, which
+    // keep it until this returns, and is as long as it says.
+    unsafe { bpf(BPF_LINK_CREATE, attr) }.map(owned)
 }
 
 /// Begins a walk: a file that yields what the program writes.

@@ -7,7 +7,7 @@ use balancer_common::abi::{
     ServiceMeta,
 };
 
-use super::{Access, DatapathError, Maps, Pins, from_text, text::backend_names};
+use super::{Access, DatapathError, Maps, Pins, boot_ns, from_text, text::backend_names};
 use crate::{
     model::{Family, Protocol},
     view::{AgentView, BackendView, Lease, Liveness, MapFill, ServiceView, Snapshot},
@@ -21,12 +21,6 @@ pub fn read_snapshot(pins: &Path) -> Result<Snapshot, DatapathError> {
     let pins = Pins::new(pins);
     let maps = Maps::open(&pins, Access::Read)?;
     snapshot(&pins, &maps)
-}
-
-/// Nanoseconds of `CLOCK_BOOTTIME`, the clock of all times in the maps.
-pub fn boot_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Reads `maps`, which are pinned under `pins`.

@@ -9,7 +9,7 @@ use std::{
     io,
     mem::size_of,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -17,6 +17,7 @@ use std::{
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -110,6 +111,69 @@ pub fn is_taken(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<bool> {
     // SAFETY: the structure is the one for BPF_PROG_QUERY; without an array it asks for the count alone.
     unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
     Ok(attr.prog_cnt > 0 && attr.attach_flags & BPF_F_ALLOW_MULTI == 0)
+}
+
+/// The ids of the programs that run for processes of the cgroup: those attached to it and to those above it.
+/// Of more than 256, the first.
+pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// `BPF_F_QUERY_EFFECTIVE`.
+    const EFFECTIVE: u32 = 1;
+    let mut ids = [0_u32; 256];
+    let mut attr = ProgQueryAttr {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type,
+        query_flags: EFFECTIVE,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: ids.len() as u32,
+        ..ProgQueryAttr::default()
+    };
+    // SAFETY: the structure is the one for BPF_PROG_QUERY; the array has room for as many ids as it says and
+    // outlives the call.
+    match unsafe { bpf(BPF_PROG_QUERY, &mut attr) } {
+        Ok(_) => Ok(ids[..(attr.prog_cnt as usize).min(ids.len())].to_vec()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => Ok(ids.to_vec()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The beginning of the kernel's `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct ProgramInfo {
+    program_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    translated_len: u32,
+    jited: u64,
+    translated: u64,
+    load_time: u64,
+    uid: u32,
+    map_ids_len: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
+/// The name of a loaded program. Takes CAP_SYS_ADMIN.
+pub fn program_name(id: u32) -> io::Result<String> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct GetIdAttr {
+        id: u32,
+        next_id: u32,
+        open_flags: u32,
+    }
+    let mut attr = GetIdAttr { id, ..GetIdAttr::default() };
+    // SAFETY: the structure is the one for BPF_PROG_GET_FD_BY_ID.
+    let program = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) }.map(owned)?;
+    let info: ProgramInfo = info(program.as_fd())?;
+    Ok(name_text(&info.name))
+}
+
+/// A name as the kernel keeps it: up to the first zero.
+pub fn name_text(name: &[u8; 16]) -> String {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(&name[..end]).into_owned()
 }
 
 #[repr(C)]

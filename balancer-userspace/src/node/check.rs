@@ -1,24 +1,17 @@
 //! `balancer check`: everything that must be right for connects to be balanced.
 
-use std::{
-    fs,
-    os::unix::{fs::MetadataExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
 
+use super::liveness;
 use crate::{
     cli::node::SelfProbe,
-    datapath::{self, Access, Maps, Pins, ProbeOutcome},
+    datapath::{self, Access, DatapathError, Maps, Neighbour, Pins, ProbeOutcome},
     sockets::{self, Scope},
-    view::{AgentView, CheckItem, CheckReport, Lease, Liveness, MapFill, Outcome, Snapshot},
+    view::{AgentView, CheckItem, CheckReport, MapFill, Outcome, Snapshot},
 };
 
 /// A map that is fuller than this is worth a warning.
 const FILL_WARNING: f64 = 0.8;
-/// A source that was not in touch for longer than this is worth a warning.
-const STALE: Duration = Duration::from_secs(120);
 /// How often counters and sockets are compared before a difference counts: sockets come and go meanwhile.
 const COMPARISONS: u32 = 3;
 
@@ -45,7 +38,7 @@ pub(super) fn check(pins: &Pins, probe: SelfProbe) -> CheckReport {
     CheckReport { items }
 }
 
-fn item(name: &str, outcome: Outcome, detail: impl Into<String>, remedy: &str) -> CheckItem {
+pub(super) fn item(name: &str, outcome: Outcome, detail: impl Into<String>, remedy: &str) -> CheckItem {
     let remedy = if outcome == Outcome::Ok { String::new() } else { remedy.to_owned() };
     CheckItem { name: name.to_owned(), outcome, detail: detail.into(), remedy }
 }
@@ -62,7 +55,9 @@ fn mounts(pins: &Pins) -> CheckItem {
     let cgroup = datapath::find_cgroup2(None);
     match (&cgroup, datapath::find_bpffs(pins.root())) {
         (Ok(cgroup), true) => {
-            let detail = format!("cgroup2 at {}, bpffs at {}", cgroup.display(), pins.root().display());
+            let what = if cgroup.is_root() { "the root of cgroup2" } else { "a part of cgroup2" };
+            let at = cgroup.path.display();
+            let detail = format!("{what} at {at}, bpffs at {}", pins.root().display());
             item("mounts", Outcome::Ok, detail, "")
         }
         (Ok(_), false) => item(
@@ -72,78 +67,28 @@ fn mounts(pins: &Pins) -> CheckItem {
             "mount -t bpf bpf /sys/fs/bpf",
         ),
         (Err(error), _) => {
-            item("mounts", Outcome::Failed, error.to_string(), "mount -t cgroup2 none /sys/fs/cgroup/unified")
+            let remedy = match error {
+                DatapathError::NoCgroup2 => "mount -t cgroup2 none /sys/fs/cgroup/unified",
+                _ => "see the message",
+            };
+            item("mounts", Outcome::Failed, error.to_string(), remedy)
         }
     }
 }
 
 fn installed(pins: &Pins, maps: &Maps, snapshot: &Snapshot) -> Vec<CheckItem> {
     let agent = &snapshot.agent;
-    let mut items = vec![agent_item(agent), lease(agent), sync(agent), attachment(pins, agent)];
+    let mut items = vec![
+        liveness::agent(agent),
+        liveness::lease(agent),
+        liveness::sync(agent),
+        attachment(pins, agent),
+        neighbours(pins, agent),
+    ];
     items.extend(snapshot.maps.iter().map(fill));
     items.push(skipped(snapshot));
     items.push(counters(maps));
     items
-}
-
-fn agent_item(agent: &AgentView) -> CheckItem {
-    match agent.liveness {
-        Liveness::Running => {
-            let detail =
-                format!("version {} runs as process {} on node {}", agent.version, agent.pid, agent.node);
-            item("agent", Outcome::Ok, detail, "")
-        }
-        Liveness::Dead => item(
-            "agent",
-            Outcome::Failed,
-            "no agent runs on this node",
-            "start `balancer agent`, or remove what it left with `balancer detach`",
-        ),
-    }
-}
-
-fn lease(agent: &AgentView) -> CheckItem {
-    let seconds = |duration: Duration| format!("{} s", duration.as_secs());
-    match agent.lease {
-        Lease::Endless => item("lease", Outcome::Ok, "never lapses (--lease 0)", ""),
-        Lease::Valid(left) => item("lease", Outcome::Ok, format!("valid for {}", seconds(left)), ""),
-        Lease::Lapsed(ago) => item(
-            "lease",
-            Outcome::Failed,
-            format!("lapsed {} ago: every connect is passed through to kube-proxy", seconds(ago)),
-            "see why the agent does not renew it: is it running, and has it listed everything?",
-        ),
-        Lease::Never => item(
-            "lease",
-            Outcome::Failed,
-            "was never taken: every connect is passed through to kube-proxy",
-            "the agent takes it when its source has listed everything; see its log",
-        ),
-    }
-}
-
-fn sync(agent: &AgentView) -> CheckItem {
-    let remedy = "see the agent's log for what keeps it from its source";
-    match (agent.synced, agent.contact) {
-        (None, _) => {
-            item("sync", Outcome::Failed, format!("{} has not been listed whole", agent.source), remedy)
-        }
-        (Some(_), Some(contact)) if contact > STALE => item(
-            "sync",
-            Outcome::Warning,
-            format!("no word from {} for {} s: the tables are as of then", agent.source, contact.as_secs()),
-            remedy,
-        ),
-        (Some(since), contact) => {
-            let contact = contact.map_or(String::new(), |age| format!(", last word {} s ago", age.as_secs()));
-            item(
-                "sync",
-                Outcome::Ok,
-                format!("in step with {} for {} s{contact}", agent.source, since.as_secs()),
-                "",
-            )
-        }
-    }
 }
 
 /// Whether every program is attached, all to one cgroup, and to the root of the hierarchy.
@@ -155,31 +100,65 @@ fn attachment(pins: &Pins, agent: &AgentView) -> CheckItem {
     if !missing.is_empty() {
         return item("programs", Outcome::Failed, format!("not attached: {}", missing.join(", ")), remedy);
     }
-    let id = |path: &Path| fs::metadata(path).map(|metadata| metadata.ino()).ok();
-    let attached = attachments[0].1;
-    if attachments.iter().any(|(_, cgroup)| *cgroup != attached) || attached == Some(0) {
+    let attached = attachments[0].1.unwrap_or(0);
+    if attachments.iter().any(|(_, cgroup)| *cgroup != Some(attached)) || attached == 0 {
         let detail = "attached to different cgroups, or to one that is gone";
         return item("programs", Outcome::Failed, detail, remedy);
     }
-    let root = datapath::find_cgroup2(None).ok();
-    if let Some(root) = root.filter(|root| id(root) == attached) {
-        if datapath::is_root_cgroup(&root) {
-            let detail = format!("all {} attached to the root of the hierarchy", attachments.len());
-            return item("programs", Outcome::Ok, detail, "");
-        }
-        return item(
-            "programs",
-            Outcome::Warning,
-            format!("all attached to {}, which is a part of the hierarchy only", root.display()),
-            "in a container, mount the host's hierarchy and name it with --cgroup",
-        );
+    if attached == datapath::ROOT_CGROUP {
+        let detail = format!("all {} attached to the root of the hierarchy", attachments.len());
+        return item("programs", Outcome::Ok, detail, "");
     }
+    let remedy = match datapath::find_cgroup2(None) {
+        Ok(cgroup) if cgroup.is_root() => "leave out --cgroup to balance every process of the node",
+        _ => {
+            "right for a node that is itself a container (kind); elsewhere mount the host's /sys/fs/cgroup into \
+             the agent's container"
+        }
+    };
     item(
         "programs",
         Outcome::Warning,
-        format!("all attached to {}: only processes below it are balanced", agent.cgroup.display()),
-        "leave out --cgroup to balance every process of the node",
+        format!(
+            "attached to {}, which is not the root of the hierarchy: processes outside are not balanced",
+            agent.cgroup.display()
+        ),
+        remedy,
     )
+}
+
+/// Whether somebody else rewrites connects too.
+fn neighbours(pins: &Pins, agent: &AgentView) -> CheckItem {
+    let name = "neighbours";
+    let skipped = |why: String| item(name, Outcome::Skipped, why, "run `balancer check` as root on the host");
+    let attached = datapath::attachments(pins).into_iter().find_map(|(_, cgroup)| cgroup).unwrap_or(0);
+    let Some(cgroup) = datapath::reach_cgroup(attached, &agent.cgroup) else {
+        return skipped(format!("{} cannot be reached from here", agent.cgroup.display()));
+    };
+    let found = match datapath::neighbours(pins, &cgroup, &[]) {
+        Ok(found) => found,
+        Err(error) => return skipped(error.to_string()),
+    };
+    if let Some((program, product)) = found.iter().find_map(|it| Some((it.describe(), it.product()?))) {
+        let detail = format!(
+            "{} rewrites connects too: {program}; of the two, whichever was attached first balances",
+            product.name()
+        );
+        return item(name, Outcome::Warning, detail, product.remedy());
+    }
+    let others: Vec<_> = found.iter().map(Neighbour::describe).collect();
+    if found.iter().any(|neighbour| neighbour.name.is_none()) {
+        let detail = format!("beside ours, of somebody else that cannot be told: {}", others.join(", "));
+        let remedy =
+            "run `balancer check` as root: if it is another socket load balancer, switch one of the two off";
+        return item(name, Outcome::Warning, detail, remedy);
+    }
+    let detail = if others.is_empty() {
+        "nobody else has a program where connects are rewritten".to_owned()
+    } else {
+        format!("beside ours, no socket load balancer by its name: {}", others.join(", "))
+    };
+    item(name, Outcome::Ok, detail, "")
 }
 
 fn fill(map: &MapFill) -> CheckItem {
@@ -248,15 +227,21 @@ fn total_active(maps: &Maps) -> u64 {
 /// Connects from a process in the cgroup that the programs are attached to.
 fn self_probe(pins: &Pins, maps: &Maps, agent: &AgentView) -> CheckItem {
     let name = "self-probe";
-    let outcome = match own_cgroup(&agent.cgroup) {
+    let attached = datapath::attachments(pins).into_iter().find_map(|(_, cgroup)| cgroup).unwrap_or(0);
+    let outcome = match datapath::is_in_cgroup(attached) {
         Some(true) => datapath::probe(maps),
-        _ => match probe_from(&agent.cgroup, pins) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                let detail = format!("no process could be put into {}: {error}", agent.cgroup.display());
-                return item(name, Outcome::Skipped, detail, "run `balancer check` as root on the host");
+        _ => {
+            let probed = datapath::reach_cgroup(attached, &agent.cgroup)
+                .ok_or_else(|| std::io::Error::other("it cannot be reached from here"))
+                .and_then(|cgroup| probe_from(&cgroup, pins));
+            match probed {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let detail = format!("no process could be put into {}: {error}", agent.cgroup.display());
+                    return item(name, Outcome::Skipped, detail, "run `balancer check` as root on the host");
+                }
             }
-        },
+        }
     };
     match outcome {
         ProbeOutcome::Works => {
@@ -267,19 +252,6 @@ fn self_probe(pins: &Pins, maps: &Maps, agent: &AgentView) -> CheckItem {
         }
         ProbeOutcome::Failed(why) => item(name, Outcome::Failed, why, "restart the agent and read its log"),
     }
-}
-
-/// Whether this process is in `cgroup` or below; `None` if that cannot be told.
-pub(super) fn own_cgroup(cgroup: &Path) -> Option<bool> {
-    own_cgroup_path().map(|own| own.starts_with(cgroup))
-}
-
-/// The cgroup of this process, where it is mounted.
-pub(super) fn own_cgroup_path() -> Option<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let root = datapath::find_cgroup2(None).ok()?;
-    Some(root.join(own.trim_start_matches('/')))
 }
 
 /// Runs the probe in a process of its own that moves into `cgroup` first.

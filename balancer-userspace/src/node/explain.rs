@@ -1,6 +1,6 @@
 //! What a connect from here would do: the same decision that the programs take, on the same tables.
 
-use std::{collections::HashMap, os::unix::fs::MetadataExt as _};
+use std::collections::HashMap;
 
 use balancer_common::{
     abi::{
@@ -13,11 +13,10 @@ use balancer_common::{
     translate::{self, Translation},
 };
 
-use super::check;
 use crate::{
     agent::failure,
     cli::exit::Failure,
-    datapath::{Maps, Pins, attachments, boot_ns},
+    datapath::{Maps, Pins, attachments, boot_ns, is_in_cgroup},
     model::Frontend,
     sockets,
     view::{
@@ -127,14 +126,15 @@ pub(super) fn explain(
         excluded: is_excluded(maps),
     };
     let mut notes = Vec::new();
-    if check::own_cgroup(&snapshot.agent.cgroup) == Some(false) {
+    let attached = attachments(pins);
+    let cgroup = attached.iter().find_map(|(_, cgroup)| *cgroup);
+    if cgroup.and_then(is_in_cgroup) == Some(false) {
         notes.push(format!(
             "this process is not in {}: its own connects are left alone, and this is what those of processes in \
              it meet",
             snapshot.agent.cgroup.display()
         ));
     }
-    let attached = attachments(pins);
     let verdict = if attached.iter().all(|(_, cgroup)| cgroup.is_none()) {
         Verdict::PassThrough(PassCause::NotAttached)
     } else {
@@ -179,14 +179,10 @@ pub(super) fn explain(
     })
 }
 
-/// Whether this process is in a cgroup that is left alone. Only cgroups that it sees are looked at: a container
-/// with a cgroup namespace of its own does not see that of its pod.
+/// Whether this process is in a cgroup that is left alone, as far as it can tell from where it is.
 fn is_excluded(maps: &Maps) -> bool {
-    check::own_cgroup_path().is_some_and(|own| {
-        own.ancestors()
-            .filter_map(|cgroup| std::fs::metadata(cgroup).ok())
-            .any(|facts| maps.is_excluded(facts.ino()).unwrap_or(false))
-    })
+    maps.control().excluded > 0
+        && maps.excluded().unwrap_or_default().into_iter().any(|id| is_in_cgroup(id) == Some(true))
 }
 
 /// All usable backends with the chance of each to be chosen next.

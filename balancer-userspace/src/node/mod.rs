@@ -3,6 +3,7 @@
 mod check;
 mod connections;
 mod explain;
+mod liveness;
 
 use std::path::{Path, PathBuf};
 

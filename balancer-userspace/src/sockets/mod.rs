@@ -36,7 +36,6 @@ mod parse;
 mod process;
 mod socket;
 mod tcp;
-mod vmlinux;
 mod walk;
 
 pub use cgroup::{PodRef, pod_of_path};

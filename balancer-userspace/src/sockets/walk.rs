@@ -34,16 +34,21 @@ use std::{
 use balancer_common::abi::{FrontendKey, Phase, SocketState, UDP, UDP_FLOWS, UdpFlow, UdpFlows};
 use bytemuck::Pod;
 
-use super::{SocketsError, vmlinux};
-use crate::datapath::iterator::{self, Instruction};
+use super::SocketsError;
+use crate::datapath::{
+    assembler::{
+        EQUAL, EXIT, Instruction,
+        Load::{Width8, Width32, Width64},
+        NOT_EQUAL, SEQ_WRITE, add, call, copy, jump, load, set, store,
+    },
+    iterator, vmlinux,
+};
 
 /// The kernel function whose BTF id stands for this kind of iterator.
 const TARGET: &str = "bpf_iter_bpf_sk_storage_map";
 
 /// `BPF_FUNC_get_socket_cookie`.
 const GET_SOCKET_COOKIE: i32 = 46;
-/// `BPF_FUNC_seq_write`; for programs under a GPL-compatible licence only.
-const SEQ_WRITE: i32 = 127;
 
 /// Offsets in `struct bpf_iter__bpf_sk_storage_map` (`net/core/bpf_sk_storage.c`).
 const CTX_META: i16 = 0;
@@ -90,7 +95,8 @@ pub(super) fn udp_flows(map: BorrowedFd<'_>) -> Result<Vec<Record<UdpFlow>>, Soc
 /// Runs a program over a map and collects what it writes.
 fn walk<T: Pod>(map: BorrowedFd<'_>, program: &[Instruction]) -> Result<Vec<Record<T>>, SocketsError> {
     let failed = |step| move |source| SocketsError::Iterator { step, source };
-    let target = vmlinux::function_id(TARGET)?;
+    let target = vmlinux::function_id(TARGET)
+        .map_err(|problem| SocketsError::KernelTypes { path: vmlinux::PATH.into(), problem })?;
     let program = iterator::load(program, c"Dual MIT/GPL", target)
         .map_err(failed("the kernel does not load the program that reads socket storage"))?;
     let link = iterator::link(program.as_fd(), map)
@@ -165,7 +171,7 @@ fn program(windows: &[Window]) -> Vec<Instruction> {
         load(Width64, 6, 6, 0),
         copy(1, 7),
         call(GET_SOCKET_COOKIE),
-        Instruction { code: 0x7b, registers: 10, offset: -8, immediate: 0 }, // *(u64 *)(r10 - 8) = r0
+        store(10, -8, 0),
     ];
     for window in windows {
         let body = [
@@ -194,47 +200,6 @@ fn program(windows: &[Window]) -> Vec<Instruction> {
     }
     code.extend([set(0, 0), EXIT]);
     code
-}
-
-/// Size bits of a load (`BPF_LDX | BPF_MEM`).
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum Load {
-    Width32 = 0x61,
-    Width8 = 0x71,
-    Width64 = 0x79,
-}
-use Load::{Width8, Width32, Width64};
-
-/// `BPF_JMP | BPF_JEQ | BPF_K`.
-const EQUAL: u8 = 0x15;
-/// `BPF_JMP | BPF_JNE | BPF_K`.
-const NOT_EQUAL: u8 = 0x55;
-/// `BPF_JMP | BPF_EXIT`.
-const EXIT: Instruction = Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 };
-
-const fn load(width: Load, to: u8, from: u8, offset: i16) -> Instruction {
-    Instruction { code: width as u8, registers: from << 4 | to, offset, immediate: 0 }
-}
-
-const fn jump(test: u8, register: u8, number: i32, offset: i16) -> Instruction {
-    Instruction { code: test, registers: register, offset, immediate: number }
-}
-
-const fn copy(to: u8, from: u8) -> Instruction {
-    Instruction { code: 0xbf, registers: from << 4 | to, offset: 0, immediate: 0 }
-}
-
-const fn set(register: u8, number: i32) -> Instruction {
-    Instruction { code: 0xb7, registers: register, offset: 0, immediate: number }
-}
-
-const fn add(register: u8, number: i32) -> Instruction {
-    Instruction { code: 0x07, registers: register, offset: 0, immediate: number }
-}
-
-const fn call(helper: i32) -> Instruction {
-    Instruction { code: 0x85, registers: 0, offset: 0, immediate: helper }
 }
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ pub enum SourceError {
     )]
     NoCluster,
     /// A kubeconfig that cannot be used.
-    #[error("cannot use the kubeconfig of {place}: {source}")]
+    // Of its words the first line: the others quote the file, which may hold a token.
+    #[error("cannot use the kubeconfig of {place}: {}", first_line(source))]
     Kubeconfig {
         /// The file, or the variable that names it.
         place: String,
@@ -126,11 +127,20 @@ pub enum SourceError {
     #[error("cannot use the service account of this pod: {0}; is automountServiceAccountToken off?")]
     ServiceAccount(#[source] kube::config::InClusterError),
     /// No client for that configuration.
-    #[error("cannot make a client for the API server: {0}")]
-    Client(#[source] Box<kube::Error>),
+    #[error("cannot make a client for the API server from {place}: {source}")]
+    Client {
+        /// The file, or the variable that names it.
+        place: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
     /// No thread for the directory.
     #[error("cannot start a thread that reads manifests: {0}")]
     Thread(#[source] io::Error),
+}
+
+fn first_line(error: &impl fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// What the model needs of a Node, which is in its metadata.

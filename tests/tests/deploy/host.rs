@@ -9,5 +9,5 @@ use balancer_userspace::datapath::find_cgroup2;
 #[test]
 fn the_hosts_directory_of_cgroups_stands_for_its_cgroup2_root() {
     require_kernel();
-    assert_eq!(find_cgroup2(Some(Path::new("/sys/fs/cgroup"))).unwrap(), cgroup2().unwrap());
+    assert_eq!(find_cgroup2(Some(Path::new("/sys/fs/cgroup"))).unwrap().path, cgroup2().unwrap());
 }

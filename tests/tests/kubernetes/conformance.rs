@@ -172,7 +172,7 @@ fn a_missing_permission<S: ApiServer>(mut lab: Lab<'_, S>) -> Result<()> {
     lab.server.start()?;
     lab.stays(&lab.wanted, TIMEOUT * 2)?;
     let said = lab.lines("403");
-    ensure!(said.len() == 1 && said[0].contains("cannot watch endpointslices"), "{}", lab.agent.log());
+    ensure!(said.len() == 1 && said[0].contains(" endpointslices: HTTP 403"), "{}", lab.agent.log());
     ensure!(said[0].contains("system:serviceaccount:balancer-system:balancer"), "{said:?}");
     lab.admin().patch(&role, &json!({"rules": rules["rules"]}))?;
     lab.set("web", &[6])?;

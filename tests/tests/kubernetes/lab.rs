@@ -101,6 +101,14 @@ impl<'t, S: ApiServer> Lab<'t, S> {
         Ok(())
     }
 
+    /// Changes something that is no concern of the tables, so that versions move on.
+    pub fn touch(&self) -> Result<()> {
+        let node = objects::node("node-1", "zone-a");
+        let now =
+            serde_json::json!({"metadata": {"annotations": {"touched": format!("{:?}", Instant::now())}}});
+        self.admin().patch(&node, &now).map(drop)
+    }
+
     /// Takes a Service away, with its slice.
     pub fn remove(&mut self, service: &str) -> Result<()> {
         let object = objects::service(service, IpAddr::from([0, 0, 0, 0]), 80);

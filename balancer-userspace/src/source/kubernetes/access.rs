@@ -30,14 +30,16 @@ impl Access {
             || home_kubeconfig().is_some_and(|path| path.is_file())
     }
 
-    async fn load(&self) -> Result<Config, SourceError> {
+    /// The configuration, and where it comes from.
+    async fn load(&self) -> Result<(Config, String), SourceError> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let (kubeconfig, place) = if let Some(path) = &self.kubeconfig {
             (Kubeconfig::read_from(path), path.display().to_string())
         } else if let Some(found) = Kubeconfig::from_env().transpose() {
             (found, "KUBECONFIG".to_owned())
         } else if in_pod() && self.context.is_none() {
-            return Config::incluster().map_err(SourceError::ServiceAccount);
+            let config = Config::incluster().map_err(SourceError::ServiceAccount)?;
+            return Ok((config, "the service account of this pod".to_owned()));
         } else if let Some(path) = home_kubeconfig().filter(|path| path.is_file()) {
             (Kubeconfig::read_from(&path), path.display().to_string())
         } else {
@@ -47,7 +49,8 @@ impl Access {
             place: place.clone(),
             source: Box::new(source),
         };
-        Config::from_custom_kubeconfig(kubeconfig.map_err(error)?, &options).await.map_err(error)
+        let config = Config::from_custom_kubeconfig(kubeconfig.map_err(error)?, &options).await;
+        Ok((config.map_err(error)?, place))
     }
 }
 
@@ -64,21 +67,22 @@ fn home_kubeconfig() -> Option<PathBuf> {
 pub(super) struct Connection {
     client: Client,
     server: Arc<str>,
+    place: Arc<str>,
     /// `None` where the client was given.
     access: Option<Access>,
 }
 
 impl Connection {
     pub(super) async fn new(access: Access) -> Result<Self, SourceError> {
-        let config = access.load().await?;
+        let (config, place) = access.load().await?;
         let server = config.cluster_url.to_string().trim_end_matches('/').into();
-        let client = client(config)?;
-        Ok(Self { client, server, access: Some(access) })
+        let client = client(config, &place)?;
+        Ok(Self { client, server, place: place.into(), access: Some(access) })
     }
 
     #[cfg(test)]
     pub(super) fn with_client(client: Client) -> Self {
-        Self { client, server: "http://test".into(), access: None }
+        Self { client, server: "http://test".into(), place: "the test".into(), access: None }
     }
 
     pub(super) fn client(&self) -> Client {
@@ -88,6 +92,11 @@ impl Connection {
     /// The server's address, for people.
     pub(super) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Where the client's configuration comes from, for people.
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     /// Reads the configuration again: tokens in files are followed by the client itself, certificates
@@ -101,10 +110,11 @@ impl Connection {
     }
 }
 
-fn client(mut config: Config) -> Result<Client, SourceError> {
+fn client(mut config: Config, place: &str) -> Result<Client, SourceError> {
     // Its retries last for minutes and say nothing; ours do not hide.
     config.default_retry = false;
-    Client::try_from(config).map_err(|source| SourceError::Client(Box::new(source)))
+    Client::try_from(config)
+        .map_err(|source| SourceError::Client { place: place.to_owned(), source: Box::new(source) })
 }
 
 #[cfg(test)]
@@ -116,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_for_https_can_be_built() {
         let config = Config::new("https://192.0.2.1:6443".parse().unwrap());
-        assert!(client(config).is_ok());
+        assert!(client(config, "a test").is_ok());
     }
 
     #[tokio::test]
@@ -136,6 +146,9 @@ mod tests {
         assert_eq!(Connection::new(access(Some("two"))).await.unwrap().server(), "https://b:6443");
         let error = Connection::new(access(Some("three"))).await.err().unwrap().to_string();
         assert!(error.contains("three") && error.contains(&path.display().to_string()), "{error}");
+        fs::write(&path, "users:\n- name: u\n  user: {token: hunter2}\n }").unwrap();
+        let error = Connection::new(access(None)).await.err().unwrap().to_string();
+        assert!(error.contains(&path.display().to_string()) && !error.contains("hunter2"), "{error}");
         fs::remove_file(&path).unwrap();
         let error = Connection::new(access(None)).await.err().unwrap().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");

@@ -46,6 +46,14 @@ pub(super) struct Failure {
     /// The server knows who we are, and we may not.
     pub refused: Refused,
     pub worth: Worth,
+    pub answer: Answer,
+}
+
+/// Whether an API server answered at all: one that did is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Status,
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +86,7 @@ impl Failure {
             unauthorized: Unauthorized::No,
             refused: Refused::No,
             worth: Worth::AtOnce,
+            answer: Answer::None,
         }
     }
 
@@ -104,16 +113,19 @@ impl Failure {
     }
 
     /// The server answered with a status.
-    pub(super) fn status(resource: Resource, doing: Doing, status: &Status) -> Self {
+    pub(super) fn status(resource: Resource, doing: Doing, status: &Status, place: &str) -> Self {
         let code = status.code;
         let message = match (status.message.trim(), status.reason.trim()) {
             ("", "") => String::new(),
             ("", what) | (what, _) => format!(" ({})", shorten(what)),
         };
         let remedy = match code {
-            401 => ": check the token or client certificate of the agent",
-            403 => ": grant the agent's service account get, list and watch on it",
-            _ => "",
+            401 => format!(
+                ": whoever {place} says we are is not known: see that its token or client certificate is of this \
+                 cluster and has not expired"
+            ),
+            403 => ": grant the agent's service account get, list and watch on it".to_owned(),
+            _ => String::new(),
         };
         let then = match code {
             401 | 403 | 429 | 500.. => Then::Resume,
@@ -121,6 +133,7 @@ impl Failure {
         };
         let mut failure =
             Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
+        failure.answer = Answer::Status;
         match code {
             401 => failure.unauthorized = Unauthorized::Yes,
             403 => (failure.refused, failure.worth) = (Refused::Yes, Worth::Lasting),
@@ -130,14 +143,16 @@ impl Failure {
     }
 
     /// The client failed.
-    pub(super) fn client(resource: Resource, doing: Doing, error: &Error, server: &str) -> Self {
+    ///
+    /// `place` is where the client's configuration comes from.
+    pub(super) fn client(resource: Resource, doing: Doing, error: &Error, server: &str, place: &str) -> Self {
         match error {
             // What kube makes of an event that is JSON and cannot be read.
             Error::Api(status) if status.code == 0 => {
                 let text = "an event is not one of an object of this kind";
                 Self::new(resource, doing, "answer", text, Then::Relist)
             }
-            Error::Api(status) => Self::status(resource, doing, status),
+            Error::Api(status) => Self::status(resource, doing, status, place),
             Error::SerdeError(error) => {
                 let text = format!("cannot read the answer: {error}");
                 Self::new(resource, doing, "answer", &text, Then::Relist)
@@ -145,18 +160,22 @@ impl Failure {
             Error::HyperError(_) | Error::Service(_) => {
                 let cause = cause(error);
                 Self {
-                    class: format!("connect {cause}"),
-                    text: format!("cannot reach the API server at {server}: {cause}"),
+                    class: format!("connect {}", kind(&cause)),
+                    text: format!(
+                        "cannot reach the API server at {server}: {cause}{}",
+                        remedy(&cause, place)
+                    ),
                     extent: Extent::Source,
                     then: Then::Resume,
                     unauthorized: Unauthorized::No,
                     refused: Refused::No,
                     worth: Worth::AtOnce,
+                    answer: Answer::None,
                 }
             }
             _ => {
                 let cause = cause(error);
-                Self::new(resource, doing, &cause, &cause, Then::Resume)
+                Self::new(resource, doing, &kind(&cause), &cause, Then::Resume)
             }
         }
     }
@@ -167,13 +186,42 @@ pub(super) fn is_expired(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 410)
 }
 
+/// What to do about a connection that does not come about, by the words of the TLS library.
+fn remedy(cause: &str, place: &str) -> String {
+    if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
+        format!(
+            ": its certificate is not of the authority in {place}: certificate-authority there must be that of this \
+             cluster"
+        )
+    } else if cause.contains("certificate expired") || cause.contains("not valid yet") {
+        ": renew the API server's certificate, or set this node's clock".to_owned()
+    } else if cause.contains("not valid for name") {
+        format!(": name the server in {place} as its certificate does, or set tls-server-name there")
+    } else if cause.contains("alert: CertificateExpired") || cause.contains("alert: CertificateUnknown") {
+        format!(": renew the client certificate in {place}")
+    } else if cause.contains("corrupt message") {
+        format!(": what answers there does not speak TLS; see the server in {place}")
+    } else if cause.contains("invalid HTTP") {
+        format!(": what answers there does not speak HTTP; see the server in {place}")
+    } else {
+        String::new()
+    }
+}
+
 /// The innermost error, which says what happened; those around it say in which layer.
 fn cause(error: &dyn StdError) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    shorten(&innermost.to_string())
+    // The TLS library adds where to read about it.
+    let text = innermost.to_string();
+    shorten(text.split_once(": https://").map_or(text.as_str(), |(text, _)| text))
+}
+
+/// A cause without its numbers: some name the time, and would be another cause every second.
+fn kind(cause: &str) -> String {
+    cause.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Messages of a server may be of any length.

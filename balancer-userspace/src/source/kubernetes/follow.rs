@@ -27,14 +27,14 @@ use super::{
     Timing,
     access::Connection,
     backoff,
-    failure::{Doing, Failure, Then, Unauthorized, Worth, is_expired},
+    failure::{Answer, Doing, Failure, Then, Unauthorized, Worth, is_expired},
     sinks::{Selector, Sink},
 };
 use crate::{
     model::Event,
     source::{
         Events,
-        health::{Extent, Loss, Novelty, Problem, SourceHealth},
+        health::{Loss, Novelty, Problem, SourceHealth},
     },
 };
 
@@ -73,6 +73,8 @@ enum End {
     ClosedAtOnce,
     /// By us: nothing was heard for too long.
     Silent,
+    /// By us: nothing was ever heard of it, not even the bookmarks that were asked for.
+    Mute,
     /// By us: it is time for a full list.
     Due,
     /// The version is no longer there.
@@ -192,14 +194,14 @@ impl<S: Sink> Follow<S> {
             Err(failure) => End::Failed(failure),
         };
         self.trust = match &end {
-            End::Closed | End::Due | End::Expired | End::WentBack => Trust::Same,
-            // An answer, if not the one that was hoped for.
-            End::Failed(failure) if failure.extent == Extent::Resource => self.trust,
+            End::Closed | End::Due | End::Mute | End::Expired | End::WentBack => Trust::Same,
+            End::Failed(failure) if failure.answer == Answer::Status => self.trust,
             End::ClosedEarly | End::ClosedAtOnce | End::Silent | End::Failed(_) => Trust::Doubtful,
         };
         Ok(match end {
             End::Closed | End::ClosedEarly | End::Silent => Next::Watch,
-            End::Due => Next::List,
+            // A watch that says nothing may hide anything.
+            End::Due | End::Mute => Next::List,
             End::WentBack => {
                 log::warn!(
                     "{}: the API server is behind version {}, which it had reached before, as after a restored \
@@ -311,12 +313,14 @@ impl<S: Sink> Follow<S> {
         self.health.touch(S::RESOURCE);
         let settled_at = Instant::now() + self.timing.settled;
         let mut heard_at = Instant::now();
-        let mut useful = false;
+        let (mut useful, mut heard) = (false, false);
         loop {
             let item = tokio::select! {
                 item = stream.next() => item,
                 () = sleep_until(self.relist_at) => return Ok(End::Due),
-                () = sleep_until(heard_at + self.timing.silence) => return Ok(End::Silent),
+                () = sleep_until(heard_at + self.timing.silence) => {
+                    return Ok(if heard { End::Silent } else { End::Mute });
+                }
                 () = sleep_until(settled_at), if !useful => {
                     useful = true;
                     self.well();
@@ -339,7 +343,8 @@ impl<S: Sink> Follow<S> {
                 WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), Vec::new()),
                 WatchEvent::Error(status) if status.code == 410 => return Ok(End::Expired),
                 WatchEvent::Error(status) => {
-                    let failure = Failure::status(S::RESOURCE, Doing::Watch, &status);
+                    let failure =
+                        Failure::status(S::RESOURCE, Doing::Watch, &status, self.connection.place());
                     // In the midst of a stream it is unclear what was missed.
                     return Ok(End::Failed(Failure { then: Then::Relist, ..failure }));
                 }
@@ -347,6 +352,7 @@ impl<S: Sink> Follow<S> {
             self.send(events).await?;
             self.health.touch(S::RESOURCE);
             heard_at = Instant::now();
+            heard = true;
             match version.filter(|version| !version.is_empty()) {
                 Some(version) if is_before(&version, &self.version) => return Ok(End::WentBack),
                 Some(version) => self.version = version,
@@ -415,7 +421,7 @@ impl<S: Sink> Follow<S> {
     }
 
     fn client_failure(&self, doing: Doing, error: &kube::Error) -> Failure {
-        Failure::client(S::RESOURCE, doing, error, self.connection.server())
+        Failure::client(S::RESOURCE, doing, error, self.connection.server(), self.connection.place())
     }
 
     async fn wait_for_gate(&mut self) {

@@ -218,6 +218,7 @@ async fn a_watch_that_goes_back_is_not_believed() {
     api.answer("watch services", [Answer::Watch(vec![bookmark("20"), bookmark("5"), Step::Hang])]);
     let mut harness = Harness::start(api);
     harness.expect(&["all [a:1]", "all [b:2]"]).await;
+    harness.expect_quiet(Duration::from_secs(2)).await;
     assert_eq!(harness.versions(), ["10", "5"]);
 }
 
