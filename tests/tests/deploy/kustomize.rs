@@ -63,6 +63,14 @@ fn the_base() {
     assert_eq!(image, format!("balancer:{VERSION}"));
 }
 
+/// /metrics where Prometheus reaches it, and the probes there too.
+#[test]
+fn prometheus_operator() {
+    let more = [("PrometheusRule", "balancer"), ("Service", "balancer"), ("ServiceMonitor", "balancer")];
+    let (_, arguments) = overlay("prometheus-operator", &more);
+    assert_eq!(arguments.http.to_string(), "192.0.2.1:9990");
+}
+
 /// For runtimes whose default profile refuses bpf(2): nothing else differs.
 #[test]
 fn cri_o() {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use crate::monitoring::{PrometheusRule, ServiceMonitor};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Namespace, Service, ServiceAccount},
@@ -72,6 +73,8 @@ fn strict(object: &Value) {
         ("networking.k8s.io/v1", "NetworkPolicy") => round_trip::<NetworkPolicy>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => round_trip::<ClusterRole>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => round_trip::<ClusterRoleBinding>(object),
+        ("monitoring.coreos.com/v1", "ServiceMonitor") => round_trip::<ServiceMonitor>(object),
+        ("monitoring.coreos.com/v1", "PrometheusRule") => round_trip::<PrometheusRule>(object),
         other => panic!("no type for {other:?}"),
     }
 }

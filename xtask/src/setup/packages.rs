@@ -32,6 +32,7 @@ const PS: Program = Program { name: "ps", package: "procps" };
 const BUILDAH: Program = Program { name: "buildah", package: "buildah" };
 const MUSL: Program = Program { name: "musl-gcc", package: "musl-tools" };
 const RUNC: Program = Program { name: "runc", package: "runc" };
+const PROMTOOL: Program = Program { name: "promtool", package: "prometheus" };
 const KUBECTL: Program = Program { name: "kubectl", package: "kubernetes-client" };
 
 const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
@@ -42,7 +43,7 @@ const XZ: Program = Program { name: "xz", package: "xz-utils" };
 /// What the demo runs.
 pub const DEMO: &[Program] = &[IP];
 /// What the integration tests run.
-pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS, KUBECTL, BUILDAH, MUSL, RUNC];
+pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS, KUBECTL, PROMTOOL, BUILDAH, MUSL, RUNC];
 /// What an image is built with.
 pub const IMAGE: &[Program] = &[BUILDAH, MUSL];
 /// What the benchmark runs.
@@ -93,9 +94,11 @@ pub fn packages(programs: &[Program]) -> Result<Found> {
     apt(&["update"])?;
     apt(&[&["install", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
     drop(quiet);
-    if missing.contains(&NGINX) && on_path("systemctl") {
-        // Nor shall it start with the machine from now on.
-        Cmd::new("systemctl").args(["--quiet", "disable", "nginx.service"]).run()?;
+    for (program, service) in [(NGINX, "nginx.service"), (PROMTOOL, "prometheus.service")] {
+        if missing.contains(&program) && on_path("systemctl") {
+            // Nor shall it start with the machine from now on.
+            Cmd::new("systemctl").args(["--quiet", "disable", service]).run()?;
+        }
     }
     if let Some(program) = missing.iter().find(|program| !on_path(program.name)) {
         bail!("package {} is installed, but there is still no `{}`", program.package, program.name);
