@@ -4,6 +4,7 @@
 mod agent;
 mod capabilities;
 mod container;
+mod helm;
 mod host;
 mod image;
 mod kustomize;

@@ -46,6 +46,15 @@ impl Objects {
         self.0.keys().map(|(kind, name)| (kind.as_str(), name.as_str())).collect()
     }
 
+    /// Changes every object, or leaves it out; `change` is told its kind.
+    pub fn filter_map(self, change: impl Fn(&str, Value) -> Option<Value>) -> Self {
+        let changed = self.0.into_iter().filter_map(|(key, object)| {
+            let object = change(&key.0, object)?;
+            Some((key, object))
+        });
+        Self(changed.collect())
+    }
+
     /// The one object of this kind and name.
     #[track_caller]
     pub fn get<T: DeserializeOwned>(&self, kind: &str, name: &str) -> T {
