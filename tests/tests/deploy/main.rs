@@ -14,3 +14,4 @@ mod objects;
 mod prometheus;
 mod rights;
 mod systemd;
+mod upgrade;
