@@ -92,6 +92,18 @@ fn its_values_reach_the_agent() {
 }
 
 #[test]
+fn what_it_balances_and_whether_is_a_value() {
+    for (values, overlay) in [
+        (json!({"agent": {"mode": "observe"}}), "observe"),
+        (json!({"agent": {"select": "annotated"}}), "opt-in"),
+        (json!({"podOptOut": true}), "pod-opt-out"),
+    ] {
+        let expect = kustomize::render(&format!("overlays/{overlay}"));
+        assert_eq!(bare(render(&values)), bare(expect), "{overlay}");
+    }
+}
+
+#[test]
 fn its_schema_refuses_what_the_agent_would() {
     for (values, names) in [
         (json!({"agnet": {}}), "agnet"),
