@@ -1,6 +1,7 @@
 mod convert;
 mod golden;
 mod index;
+mod nonsense;
 mod order;
 
 use std::net::IpAddr;
