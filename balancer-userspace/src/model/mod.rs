@@ -16,12 +16,14 @@ mod scope;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod story;
 mod types;
+mod uid;
 
 pub use dirty::Dirty;
 pub use index::{Counts, Defaults, Index};
 pub use quote::quote;
 pub use scope::{Exclusion, NamespaceSpec, Participation, Scope, Selection};
 pub use types::*;
+pub use uid::Uid;
 
 #[cfg(test)]
 mod tests;

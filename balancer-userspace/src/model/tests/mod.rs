@@ -37,6 +37,7 @@ fn port(name: &str, port: u16) -> PortSpec {
 fn service(name: &str, addr: &str) -> ServiceSpec {
     ServiceSpec {
         name: object(name),
+        uid: None,
         barred: None,
         enabled: None,
         cluster_ips: vec![ip(addr)],
