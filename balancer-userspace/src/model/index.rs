@@ -162,6 +162,11 @@ impl Index {
             .flat_map(|(name, entry)| entry.problems.iter().map(move |problem| (name, problem.as_str())))
     }
 
+    /// What somebody should put right about one Service, as of its last [`Index::resolve`].
+    pub fn problems_of(&self, service: &ObjectName) -> &[String] {
+        self.services.get(service).map_or(&[], |entry| &entry.problems)
+    }
+
     /// The Services that are left alone, and why. In no order.
     pub fn excluded(&self) -> impl Iterator<Item = (&ObjectName, Exclusion)> {
         self.services.iter().filter_map(|(name, entry)| match self.scope_of(entry.spec.as_ref()?) {

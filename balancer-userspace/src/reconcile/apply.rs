@@ -116,6 +116,11 @@ impl<K: KernelTables> Reconciler<K> {
         self.ports.get(key)
     }
 
+    /// Whether Service `name` could not have all that it asks for, for want of room.
+    pub fn is_starved(&self, name: &ObjectName) -> bool {
+        self.starved.contains(name)
+    }
+
     /// Services, backends and slots in use.
     pub const fn used(&self) -> (u32, u32, u64) {
         (self.services.used(), self.backends.used(), self.runs.used())
