@@ -66,6 +66,13 @@ struct LinkCreate {
 
 /// Attaches a program to connect() of IPv4 that lets everything pass. It goes with the returned link.
 pub fn attach(cgroup: &Path) -> OwnedFd {
+    attach_as(cgroup, "foreign")
+}
+
+/// The same under a name of at most 15 characters.
+pub fn attach_as(cgroup: &Path, name: &str) -> OwnedFd {
+    let mut prog_name = [0; 16];
+    prog_name[..name.len()].copy_from_slice(name.as_bytes());
     // r0 = 1; exit
     let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
     let program = bpf(
@@ -75,7 +82,7 @@ pub fn attach(cgroup: &Path) -> OwnedFd {
             insn_cnt: 2,
             insns: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
-            prog_name: *b"foreign\0\0\0\0\0\0\0\0\0",
+            prog_name,
             expected_attach_type: INET4_CONNECT,
             ..ProgLoad::default()
         },

@@ -7,10 +7,12 @@ mod set;
 mod tables;
 
 mod change;
+mod containers;
 mod detach;
 mod lease;
 mod partial;
 mod restart;
 mod second;
+mod socket_lb;
 mod start;
 mod storm;

@@ -24,20 +24,21 @@ use crate::{
 const NO_BPFFS: &str = "while umount -l /sys/fs/bpf 2>&-; do :; done";
 
 /// How an agent is started that should not come up.
-struct Attempt {
+pub struct Attempt {
     /// What runs before it, in a shell, in a mount namespace of its own.
     before: Option<String>,
     /// A command that it runs under.
     under: Vec<OsString>,
     binary: PathBuf,
     manifests: PathBuf,
-    cgroup: Option<PathBuf>,
+    /// `--cgroup`.
+    pub cgroup: Option<PathBuf>,
     pins: PathBuf,
     arguments: Vec<String>,
 }
 
 impl Attempt {
-    fn new(set: &Set, pins: &Path) -> Self {
+    pub fn new(set: &Set, pins: &Path) -> Self {
         Self {
             before: None,
             under: Vec::new(),
@@ -49,7 +50,7 @@ impl Attempt {
         }
     }
 
-    fn under(self, command: &str) -> Self {
+    pub fn under(self, command: &str) -> Self {
         Self { under: command.split(' ').map(Into::into).collect(), ..self }
     }
 
@@ -57,7 +58,7 @@ impl Attempt {
         Self { before: Some(script.into()), ..self }
     }
 
-    fn arguments(self, arguments: &[&str]) -> Self {
+    pub fn arguments(self, arguments: &[&str]) -> Self {
         Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), ..self }
     }
 
@@ -73,7 +74,7 @@ impl Attempt {
         line
     }
 
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let line = self.line();
         let mut command = match &self.before {
             Some(script) => {
@@ -96,7 +97,7 @@ impl Attempt {
 
     /// Runs it to its end, which must come by itself, and returns the exit code and the line that says why.
     #[track_caller]
-    fn fails(&self, set: &Set) -> (i32, String) {
+    pub fn fails(&self, set: &Set) -> (i32, String) {
         let output = set.node.host().output(self.command()).unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("balancer: ")).collect();
