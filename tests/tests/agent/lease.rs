@@ -13,7 +13,7 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(1);
 
 /// Stands in for kube-proxy: sends what reaches the node for a Service address to one pod.
-fn proxy(set: &Set, vip: SocketAddr, to: &Pod) {
+pub fn proxy(set: &Set, vip: SocketAddr, to: &Pod) {
     let mut rules = vec![vec!["-F".to_owned(), "PREROUTING".to_owned()]];
     let rule = format!(
         "-A PREROUTING -d {} -p tcp --dport {} -j DNAT --to-destination {}",
@@ -42,7 +42,7 @@ fn with_lease(lease: Duration, set: &Set) -> AgentOptions {
     AgentOptions { lease: Some(lease), pins: Some(set.pins().to_owned()), ..AgentOptions::default() }
 }
 
-fn passes(set: &Set) -> u64 {
+pub fn passes(set: &Set) -> u64 {
     let stats = balancer_userspace::datapath::read_snapshot(set.pins()).unwrap();
     stats.services.iter().map(|service| service.passes[0]).sum()
 }

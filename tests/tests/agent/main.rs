@@ -14,5 +14,6 @@ mod partial;
 mod restart;
 mod second;
 mod socket_lb;
+mod stale;
 mod start;
 mod storm;
