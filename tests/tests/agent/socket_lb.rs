@@ -1,14 +1,18 @@
 //! Beside another socket load balancer: Cilium's, as far as the kernel can tell, is a program of its name.
 
-use std::{fs, process::Stdio};
+use std::{fs, net::SocketAddr, process::Stdio};
 
-use balancer_tests::topology::Scratch;
+use balancer_tests::{
+    peer::protocol::{Ask, LoopPlan, Until},
+    topology::Scratch,
+};
 
 use crate::{
     containers::line,
-    foreign::{self, INET4_CONNECT, attached},
-    set::{Set, vip4, wait_for},
+    foreign::{self, INET4_CONNECT, Manner, SOCK_RELEASE, attached, effective},
+    set::{PORT, Set, vip4, wait_for},
     start::Attempt,
+    tables::Tables,
 };
 
 /// What the kernel keeps of `cil_sock4_connect`.
@@ -73,6 +77,57 @@ fn it_starts_beside_one_when_told() {
     assert!(agent.cli(["detach"]).unwrap().status.success());
     assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 1, "only theirs");
     drop(theirs);
+}
+
+/// What the manual says of two that know the same Service.
+#[test]
+fn of_two_the_one_that_was_attached_first_balances() {
+    let set = Set::new(3);
+    let v4 = |addr: SocketAddr| match addr {
+        SocketAddr::V4(addr) => addr,
+        SocketAddr::V6(addr) => panic!("{addr}"),
+    };
+    // Theirs sends everybody to the last pod, ours to the first two.
+    set.backends("shop/web", 0..2);
+    let theirs =
+        || foreign::attach_rewriting(set.node.cgroup(), CILIUM, v4(vip4(1)), v4(set.pods[2].v4(PORT)));
+    let pods = || {
+        let plan = LoopPlan::tcp(vip4(1), Until::Count(20)).ask(Ask::Identity);
+        let report = set.client.client().unwrap().run(plan).unwrap();
+        assert_eq!(report.failed(), 0, "{report:?}");
+        report.pods.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let opened = || Tables::read(set.pins()).total(|stats| stats.opened);
+
+    let first = theirs();
+    let mut agent = set.agent_with(&["--beside-socket-lb"]);
+    assert_eq!((pods(), opened()), (vec!["web-3".to_owned()], 0));
+    // An upgrade keeps its place, and theirs in front.
+    agent.restart().unwrap();
+    assert_eq!((pods(), opened()), (vec!["web-3".to_owned()], 0));
+    drop(first);
+    assert_eq!((pods().len(), opened()), (2, 20));
+    let _second = theirs();
+    assert_eq!((pods(), opened()), (vec!["web-1".to_owned(), "web-2".to_owned()], 40));
+}
+
+#[test]
+fn one_further_up_that_stands_no_other_or_would_be_overridden_is_named() {
+    for (manner, words) in [
+        (Manner::Alone, ["for connect4 that was attached to be the only", "one above it"]),
+        (Manner::Overridable, ["would not run any more", "BPF_F_ALLOW_OVERRIDE"]),
+    ] {
+        let set = Set::new(1);
+        let theirs = foreign::attach_without_link(set.node.cgroup(), manner);
+        let below = set.client.cgroup().path().to_owned();
+        let mut attempt = Attempt::new(&set, set.pins());
+        attempt.cgroup = Some(below.clone());
+        let (code, message) = attempt.fails(&set);
+        assert_eq!(code, 5, "{message}");
+        assert_has(&message, &words);
+        assert_eq!(effective(&below, INET4_CONNECT), [theirs], "it runs on");
+        assert!(effective(&below, SOCK_RELEASE).is_empty(), "nothing of ours is left");
+    }
 }
 
 #[test]
