@@ -152,7 +152,9 @@ fn tell_of(neighbour: &Neighbour) {
 pub(crate) fn failure(error: DatapathError) -> Failure {
     let exit = match &error {
         DatapathError::NotInstalled(_) => Exit::NotInstalled,
-        DatapathError::Permission { .. } | DatapathError::Capability { .. } => Exit::NoPermission,
+        DatapathError::Permission { .. }
+        | DatapathError::Capability { .. }
+        | DatapathError::Refused { .. } => Exit::NoPermission,
         DatapathError::SecondAgent(_) => Exit::AlreadyRunning,
         _ => Exit::Failed,
     };

@@ -83,6 +83,14 @@ pub enum DatapathError {
         /// What was tried.
         during: String,
     },
+    /// Refused although no capability is missing.
+    #[error("the kernel refuses bpf(2) to this process, although it has the capabilities: {why} ({during})")]
+    Refused {
+        /// What refuses, and the remedy.
+        why: &'static str,
+        /// What was tried.
+        during: String,
+    },
     /// Somebody else's program stands alone where ours would stand beside it.
     #[error(
         "the cgroup, or one above it, has a program of somebody else for {hook} that was attached to be the only \

@@ -264,7 +264,41 @@ fn it_may_not() {
             4,
             &["missing CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"],
         ),
+        (
+            "root of a user namespace",
+            Box::new(|set, pins| Attempt::new(set, pins).under("unshare --user --map-root-user")),
+            4,
+            &["refuses bpf(2)", "user namespace", "hostUsers: false"],
+        ),
+        (
+            "root under a seccomp profile",
+            Box::new(|set, pins| {
+                let mut attempt = Attempt::new(set, pins);
+                attempt.under = vec!["python3".into(), "-c".into(), without_bpf().into()];
+                attempt
+            }),
+            4,
+            &["refuses bpf(2)", "seccomp profile", "seccompProfile"],
+        ),
     ]);
+}
+
+/// A Python script that runs its arguments under a seccomp filter to which bpf(2) is forbidden, as runtimes' own
+/// profiles have it.
+fn without_bpf() -> String {
+    format!(
+        r"
+import ctypes, os, struct, sys
+def instruction(code, yes, no, k): return struct.pack('HBBI', code, yes, no, k)
+code = (instruction(0x20, 0, 0, 0) + instruction(0x15, 0, 1, {}) + instruction(6, 0, 0, 0x50001)
+    + instruction(6, 0, 0, 0x7fff0000))
+code = ctypes.create_string_buffer(code, len(code))
+program = struct.pack('HxxxxxxQ', 4, ctypes.addressof(code))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, program, 0, 0) == 0
+os.execvp(sys.argv[1], sys.argv[1:])",
+        libc::SYS_bpf
+    )
 }
 
 #[test]
