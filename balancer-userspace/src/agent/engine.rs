@@ -119,6 +119,10 @@ impl Engine {
         }
         services.retain(|service| !self.doubtful.contains(service));
         let changed = self.apply(&services, now);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "triggers are wall-clock times; only a metric goes by it"
+        )]
         let applied_ms = jiff::Timestamp::now().as_millisecond();
         for trigger_ms in dirty.drain(..).flat_map(|dirty| dirty.triggers) {
             // A trigger in the future is a clock that differs, not a change that was foreseen.

@@ -154,6 +154,7 @@ fn event(notice: &Notice, node: &str) -> Event {
     let hash = identity.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
+    #[expect(clippy::disallowed_methods, reason = "shown to people, by whom nothing is decided")]
     let now = Time(Timestamp::now());
     Event {
         metadata: ObjectMeta {

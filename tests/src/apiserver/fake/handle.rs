@@ -256,8 +256,7 @@ impl Cluster {
     fn issue_token(&self, asked: &Asked) -> Result<Response<Body>, Denied> {
         self.read(|store| store.get(&asked.key()).cloned()).ok_or_else(|| missing(asked))?;
         let mut tokens = lock(&self.tokens);
-        let token =
-            format!("token-{}-{}-{}", asked.namespace, asked.name, jiff::Timestamp::now().as_nanosecond());
+        let token = format!("token-{}-{}-{}", asked.namespace, asked.name, tokens.len());
         tokens.insert(token.clone(), User::account(&asked.namespace, &asked.name));
         Ok(json(
             201,
