@@ -15,7 +15,7 @@ use balancer_tests::{
     topology::Topology,
 };
 
-use crate::lab::{Lab, PATIENCE, TIMEOUT};
+use crate::lab::{Lab, PATIENCE};
 
 /// How long a fault lasts.
 const HOLD: Duration = Duration::from_secs(4);
