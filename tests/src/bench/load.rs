@@ -21,7 +21,8 @@ use super::{check_interrupt, numbers::percentile, progress};
 use crate::{
     agent::{Agent, AgentOptions, Usage},
     apiserver::{
-        AGENT_ACCOUNT, AGENT_NAMESPACE, ApiServer as _, FakeServer, kubeconfig::Credential, objects, rbac_file,
+        AGENT_ACCOUNT, AGENT_NAMESPACE, ApiServer as _, FakeServer, kubeconfig::Credential, objects,
+        rbac_file,
     },
     topology::{Topology, service_v4},
 };
@@ -116,8 +117,15 @@ pub fn measure(load: Load) -> Result<Outcome> {
     let begun = Instant::now();
     let mut wrong = (0..load.services).collect::<Vec<_>>();
     while !wrong.is_empty() {
-        wrong.retain(|&index| backends(&maps, index).ok() != Some(endpoints(index, versions[usize::from(index)])));
-        ensure!(begun.elapsed() < LOST, "{} Services are wrong in the end, such as {:?}", wrong.len(), wrong.first());
+        wrong.retain(|&index| {
+            backends(&maps, index).ok() != Some(endpoints(index, versions[usize::from(index)]))
+        });
+        ensure!(
+            begun.elapsed() < LOST,
+            "{} Services are wrong in the end, such as {:?}",
+            wrong.len(),
+            wrong.first()
+        );
     }
     let settled_ms = milliseconds(begun.elapsed());
     rss = rss.max(Usage::of(pid)?.rss);
@@ -177,7 +185,12 @@ fn change(server: &FakeServer<'_>, load: Load) -> Result<Vec<u32>> {
 }
 
 /// Changes slices one after the other and waits for each to show: nanoseconds, and how often each was changed.
-fn time(server: &FakeServer<'_>, maps: &Maps, services: u16, over: &AtomicBool) -> Result<(Vec<u64>, Vec<u32>)> {
+fn time(
+    server: &FakeServer<'_>,
+    maps: &Maps,
+    services: u16,
+    over: &AtomicBool,
+) -> Result<(Vec<u64>, Vec<u32>)> {
     let (mut times, mut versions) = (Vec::new(), vec![0; usize::from(services)]);
     for index in (0..services).step_by(usize::from(TIMED_EVERY)).cycle() {
         if over.load(Ordering::Relaxed) {

@@ -140,8 +140,12 @@ fn run(name: &str, case: &Case) -> Result<()> {
         let age = lab.metric("balancer_source_contact_age_seconds")?;
         ensure!(age > 2.0, "last contact {age} s ago");
         let (_, detail) = lab.check("sync")?;
-        ensure!(["last word 2 s", "last word 3 s", "last word 4 s", "last word 5 s", "last word 6 s"]
-            .iter().any(|word| detail.contains(word)), "check says {detail}");
+        ensure!(
+            ["last word 2 s", "last word 3 s", "last word 4 s", "last word 5 s", "last word 6 s"]
+                .iter()
+                .any(|word| detail.contains(word)),
+            "check says {detail}"
+        );
     }
     let warnings: Vec<_> = lab.lines("source").into_iter().filter(|line| line.contains("WARN")).collect();
     if case.said.is_empty() {

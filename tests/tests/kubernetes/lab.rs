@@ -104,7 +104,8 @@ impl<'t, S: ApiServer> Lab<'t, S> {
     /// Changes something that is no concern of the tables, so that versions move on.
     pub fn touch(&self) -> Result<()> {
         let node = objects::node("node-1", "zone-a");
-        let now = serde_json::json!({"metadata": {"annotations": {"touched": format!("{:?}", Instant::now())}}});
+        let now =
+            serde_json::json!({"metadata": {"annotations": {"touched": format!("{:?}", Instant::now())}}});
         self.admin().patch(&node, &now).map(drop)
     }
 

@@ -7,3 +7,4 @@ mod conformance;
 mod faults;
 mod lab;
 mod load;
+mod real;

@@ -113,7 +113,8 @@ impl Connection {
 fn client(mut config: Config, place: &str) -> Result<Client, SourceError> {
     // Its retries last for minutes and say nothing; ours do not hide.
     config.default_retry = false;
-    Client::try_from(config).map_err(|source| SourceError::Client { place: place.to_owned(), source: Box::new(source) })
+    Client::try_from(config)
+        .map_err(|source| SourceError::Client { place: place.to_owned(), source: Box::new(source) })
 }
 
 #[cfg(test)]

@@ -147,7 +147,10 @@ impl Failure {
                 let cause = cause(error);
                 Self {
                     class: format!("connect {}", kind(&cause)),
-                    text: format!("cannot reach the API server at {server}: {cause}{}", remedy(&cause, place)),
+                    text: format!(
+                        "cannot reach the API server at {server}: {cause}{}",
+                        remedy(&cause, place)
+                    ),
                     extent: Extent::Source,
                     then: Then::Resume,
                     unauthorized: Unauthorized::No,

@@ -334,7 +334,8 @@ impl<S: Sink> Follow<S> {
                 WatchEvent::Bookmark(bookmark) => (Some(bookmark.metadata.resource_version), Vec::new()),
                 WatchEvent::Error(status) if status.code == 410 => return Ok(End::Expired),
                 WatchEvent::Error(status) => {
-                    let failure = Failure::status(S::RESOURCE, Doing::Watch, &status, self.connection.place());
+                    let failure =
+                        Failure::status(S::RESOURCE, Doing::Watch, &status, self.connection.place());
                     // In the midst of a stream it is unclear what was missed.
                     return Ok(End::Failed(Failure { then: Then::Relist, ..failure }));
                 }

@@ -1,5 +1,6 @@
 //! The source against an API server that misbehaves, on virtual time.
 
+mod day;
 mod failures;
 mod node;
 
