@@ -189,3 +189,10 @@ fn restored_beneath_open_watches() -> Result<()> {
     lab.expect(PATIENCE)?;
     Ok(())
 }
+
+/// The same objects as a real API server is given: a difference between the two shows here.
+#[test]
+fn objects_on_the_border() -> Result<()> {
+    let topology = Topology::new()?;
+    crate::real::on_the_border(&mut Lab::start(&topology, FakeServer::start(&topology)?, &[])?)
+}
