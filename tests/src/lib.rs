@@ -7,6 +7,7 @@
 //! - [`peer`]: clients and servers that do exactly what a test asks, in a pod;
 //! - [`agent`]: the real balancer, started, killed and asked;
 //! - [`manifests`]: what it reads;
+//! - [`apiserver`]: what else it follows: a real API server, and one that fails on command;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;

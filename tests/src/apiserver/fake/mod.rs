@@ -12,6 +12,7 @@ mod fault;
 mod handle;
 mod rbac;
 mod request;
+mod rules;
 mod selector;
 mod store;
 mod watching;
