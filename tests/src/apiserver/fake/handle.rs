@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
