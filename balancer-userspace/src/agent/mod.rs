@@ -6,6 +6,7 @@
 
 mod control;
 mod engine;
+mod place;
 mod status;
 
 use std::{
@@ -24,8 +25,9 @@ use tokio::{
 };
 
 use self::{
-    control::{ControlWriter, Renewal},
+    control::{ControlWriter, Pace, Renewal},
     engine::{Engine, Reading},
+    place::{Place, part_of_the_machine, tell_of},
     status::AgentStatus,
 };
 use crate::{
@@ -34,7 +36,7 @@ use crate::{
         exit::{Exit, Failure},
         values::{HttpListen, LeaseTerm},
     },
-    datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes},
+    datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes, boot_ns},
     http::Server,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
@@ -120,34 +122,6 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     result
 }
 
-/// What to know of programs that are attached to less than every process of the machine.
-fn part_of_the_machine(cgroup: &Cgroup, asked: Option<&Path>) -> String {
-    let remedy = match asked {
-        Some(_) => "leave out --cgroup to balance every process of the node",
-        None => {
-            "right for a node that is itself a container (kind); elsewhere mount the host's /sys/fs/cgroup \
-             into the agent's container"
-        }
-    };
-    format!(
-        "attached to {}, which is not the root of the hierarchy: processes outside are not balanced; {remedy}",
-        cgroup.path.display()
-    )
-}
-
-/// Logs that a program of somebody else is on our hooks.
-fn tell_of(neighbour: &Neighbour) {
-    match neighbour.product() {
-        Some(product) => log::warn!(
-            "{} is at work too: {}; of the two, whichever was attached first balances: {}",
-            product.name(),
-            neighbour.describe(),
-            product.remedy()
-        ),
-        None => log::info!("beside this agent's programs: {} of somebody else", neighbour.describe()),
-    }
-}
-
 /// The exit code that goes with what is wrong.
 pub(crate) fn failure(error: DatapathError) -> Failure {
     let exit = match &error {
@@ -165,14 +139,6 @@ pub(crate) fn failure(error: DatapathError) -> Failure {
 fn kernel_log_level() -> u8 {
     // aya-log counts from 1 (errors) to 5 (traces), as log does.
     log::max_level() as u8
-}
-
-/// Where the programs are.
-struct Place<'a> {
-    pins: &'a Pins,
-    cgroup: &'a Cgroup,
-    /// Who else was there.
-    neighbours: Vec<Neighbour>,
 }
 
 async fn serve(
@@ -212,35 +178,40 @@ async fn serve(
     let mut housekeeping = interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch: Vec<Event> = Vec::with_capacity(BATCH);
+    let mut pace = Pace::new(args.lease.duration());
     let stopped_by = loop {
-        tokio::select! {
+        let stood_still = tokio::select! {
             count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
-                if count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now()) {
-                    control.changed(engine.maps());
-                    if engine.is_synced() && control.synced(engine.maps()) {
-                        metrics.lease_renewed(Outcome::Ok);
-                        status.synced();
+                let stood_still = pace.stood_still(boot_ns());
+                if stood_still {
+                    batch.clear();
+                } else if count > 0 {
+                    let (changed, as_of_ns) =
+                        pace.work(|| engine.handle(batch.drain(..), reading(&health), Instant::now()));
+                    if changed {
+                        control.changed(engine.maps());
+                        if engine.is_synced() && control.synced(engine.maps(), as_of_ns) {
+                            metrics.lease_renewed(Outcome::Ok);
+                            status.synced();
+                        }
                     }
                 }
+                stood_still
             }
-            _ = renew.tick() => match control.renew(engine.maps()) {
-                Renewal::Done => metrics.lease_renewed(Outcome::Ok),
-                // It waits for the first list.
-                Renewal::TooLate if !engine.is_synced() => {}
-                Renewal::TooLate => {
-                    metrics.lease_renewed(Outcome::Failed);
-                    log::warn!(
-                        "the lease lapsed while this agent stood still: connects are left alone until \
-                         everything has been listed again"
-                    );
-                    task.abort();
-                    engine.start_over(empty_index(args));
-                    control.start_over(engine.maps());
-                    (task, events, health) = start(&source);
-                    watchman.errors = 0;
-                }
-            },
+            _ = renew.tick() => {
+                let now_ns = boot_ns();
+                pace.stood_still(now_ns)
+                    || match control.renew(engine.maps(), now_ns) {
+                        Renewal::Done => {
+                            metrics.lease_renewed(Outcome::Ok);
+                            false
+                        }
+                        // Before the first list it waits for that.
+                        Renewal::TooLate => engine.is_synced(),
+                    }
+            }
             _ = housekeeping.tick() => {
+                let stood_still = pace.stood_still(boot_ns());
                 if !engine.maps().are_pinned(pins) {
                     return Err(failure(DatapathError::Removed(pins.root().into())));
                 }
@@ -252,6 +223,7 @@ async fn serve(
                 control.source(engine.maps(), &health);
                 metrics.source_errors(watchman.new_errors(&health));
                 watchman.look(pins, cgroup);
+                stood_still
             }
             result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
@@ -259,12 +231,27 @@ async fn serve(
             }
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+        };
+        if stood_still {
+            metrics.lease_renewed(Outcome::Failed);
+            log::warn!(
+                "the lease lapsed while this agent stood still: connects are left alone until everything has been \
+                 listed again"
+            );
+            task.abort();
+            engine.start_over(empty_index(args));
+            control.start_over(engine.maps());
+            (task, events, health) = start(&source);
+            watchman.errors = 0;
         }
     };
     drop(stop_web);
     task.abort();
     kernel_log.abort();
-    control.renew(engine.maps());
+    let now_ns = boot_ns();
+    if !pace.stood_still(now_ns) {
+        control.renew(engine.maps(), now_ns);
+    }
     log::info!(
         "{stopped_by}: the agent ends, the programs stay and balance on for {}; \
          `balancer detach --pins {}` removes them",
