@@ -19,6 +19,41 @@ pub(super) enum Renewal {
     TooLate,
 }
 
+/// Whether this process goes on in time. It may be stopped, or its machine suspended, at any point; what it was
+/// told before is then worth nothing, even what still waits to be read.
+pub(super) struct Pace {
+    lease: Option<Duration>,
+    turned_ns: u64,
+}
+
+impl Pace {
+    pub(super) fn new(lease: Option<Duration>) -> Self {
+        Self { lease, turned_ns: boot_ns() }
+    }
+
+    /// Whether it stood still for longer than the lease since it was asked last.
+    pub(super) fn stood_still(&mut self, now_ns: u64) -> bool {
+        let still = now_ns.saturating_sub(self.turned_ns);
+        self.turned_ns = now_ns;
+        self.lease.is_some_and(|lease| u128::from(still) > lease.as_nanos())
+    }
+
+    /// Does some work, and says as of when it is done: what it took the processor for is no standing still, so
+    /// that a lease may be shorter than the work on a large first list.
+    pub(super) fn work<T>(&mut self, work: impl FnOnce() -> T) -> (T, u64) {
+        let before = thread_ns();
+        let result = work();
+        self.turned_ns += thread_ns().saturating_sub(before);
+        (result, self.turned_ns)
+    }
+}
+
+/// For how long this thread has had a processor.
+fn thread_ns() -> u64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64
+}
+
 /// Writes the CONTROL map.
 pub(super) struct ControlWriter {
     lease: Option<Duration>,
@@ -93,16 +128,19 @@ impl ControlWriter {
     /// Renews the lease, unless it has lapsed: while nobody watched, pods may have gone whose addresses
     /// others have now. One that has not lapsed is renewed even while the view is not complete, for then
     /// the tables are as fresh as those of an agent whose source is out of reach.
-    pub(super) fn renew(&self, maps: &Maps) -> Renewal {
-        if maps.control().lease_expires_ns < boot_ns() {
+    ///
+    /// `now_ns` is when the caller last knew that it runs: one that is stopped between a look at the clock and
+    /// the renewal takes a lease that has lapsed by then.
+    pub(super) fn renew(&self, maps: &Maps, now_ns: u64) -> Renewal {
+        if maps.control().lease_expires_ns < now_ns {
             return Renewal::TooLate;
         }
-        self.take(maps);
+        self.take(maps, now_ns);
         Renewal::Done
     }
 
-    fn take(&self, maps: &Maps) {
-        let until = self.lease.map_or(u64::MAX, |lease| boot_ns() + lease.as_nanos() as u64);
+    fn take(&self, maps: &Maps, now_ns: u64) {
+        let until = self.lease.map_or(u64::MAX, |lease| now_ns.saturating_add(lease.as_nanos() as u64));
         store(maps, offset_of!(Control, lease_expires_ns), until);
     }
 
@@ -117,13 +155,13 @@ impl ControlWriter {
         store(maps, offset_of!(Control, changed_ns), boot_ns());
     }
 
-    /// The agent's view is complete: takes the lease. Whether it was not complete before.
-    pub(super) fn synced(&mut self, maps: &Maps) -> bool {
+    /// The agent's view is complete, as of `now_ns`: takes the lease. Whether it was not complete before.
+    pub(super) fn synced(&mut self, maps: &Maps, now_ns: u64) -> bool {
         let first = !self.synced;
         if first {
             self.synced = true;
-            store(maps, offset_of!(Control, synced_ns), boot_ns());
-            self.take(maps);
+            store(maps, offset_of!(Control, synced_ns), now_ns);
+            self.take(maps, now_ns);
         }
         first
     }
@@ -187,7 +225,21 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use super::node_offset;
+    use super::{Duration, Pace, boot_ns, node_offset};
+
+    #[test]
+    fn standing_still_is_noticed_once() {
+        const SECOND: u64 = 1_000_000_000;
+        let start = boot_ns();
+        let mut pace = Pace::new(Some(Duration::from_secs(2)));
+        assert!(!pace.stood_still(start + SECOND));
+        assert!(!pace.stood_still(start + 3 * SECOND));
+        assert!(pace.stood_still(start + 6 * SECOND));
+        assert!(!pace.stood_still(start + 7 * SECOND));
+        let (_, as_of) = pace.work(|| std::thread::sleep(Duration::from_millis(20)));
+        assert!(as_of < start + 7 * SECOND + 20_000_000, "to sleep is not to work");
+        assert!(!Pace::new(None).stood_still(u64::MAX), "a lease for ever asks for no sign of life");
+    }
 
     #[test]
     fn nodes_start_apart() {

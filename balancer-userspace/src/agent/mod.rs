@@ -6,11 +6,12 @@
 
 mod control;
 mod engine;
+mod left_alone;
 mod notices;
+mod place;
 mod status;
 
 use std::{
-    collections::BTreeSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,9 +28,11 @@ use tokio::{
 };
 
 use self::{
-    control::{ControlWriter, Renewal},
+    control::{ControlWriter, Pace, Renewal},
     engine::{Engine, Reading},
+    left_alone::LeftAlone,
     notices::Notices,
+    place::{Place, part_of_the_machine, tell_of},
     status::AgentStatus,
 };
 use crate::{
@@ -38,8 +41,8 @@ use crate::{
         exit::{Exit, Failure},
         values::{HttpListen, LeaseTerm},
     },
-    datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes},
-    exclusion::{self, Exclusions, Pods},
+    datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes, boot_ns},
+    exclusion,
     http::Server,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
@@ -125,34 +128,6 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     result
 }
 
-/// What to know of programs that are attached to less than every process of the machine.
-fn part_of_the_machine(cgroup: &Cgroup, asked: Option<&Path>) -> String {
-    let remedy = match asked {
-        Some(_) => "leave out --cgroup to balance every process of the node",
-        None => {
-            "right for a node that is itself a container (kind); elsewhere mount the host's /sys/fs/cgroup \
-             into the agent's container"
-        }
-    };
-    format!(
-        "attached to {}, which is not the root of the hierarchy: processes outside are not balanced; {remedy}",
-        cgroup.path.display()
-    )
-}
-
-/// Logs that a program of somebody else is on our hooks.
-fn tell_of(neighbour: &Neighbour) {
-    match neighbour.product() {
-        Some(product) => log::warn!(
-            "{} is at work too: {}; of the two, whichever was attached first balances: {}",
-            product.name(),
-            neighbour.describe(),
-            product.remedy()
-        ),
-        None => log::info!("beside this agent's programs: {} of somebody else", neighbour.describe()),
-    }
-}
-
 /// The exit code that goes with what is wrong.
 pub(crate) fn failure(error: DatapathError) -> Failure {
     let exit = match &error {
@@ -170,14 +145,6 @@ pub(crate) fn failure(error: DatapathError) -> Failure {
 fn kernel_log_level() -> u8 {
     // aya-log counts from 1 (errors) to 5 (traces), as log does.
     log::max_level() as u8
-}
-
-/// Where the programs are.
-struct Place<'a> {
-    pins: &'a Pins,
-    cgroup: &'a Cgroup,
-    /// Who else was there.
-    neighbours: Vec<Neighbour>,
 }
 
 async fn serve(
@@ -216,9 +183,8 @@ async fn serve(
     let mut engine =
         Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics), notices);
     control.start(engine.maps());
-    let mut exclusions = exclusions(args, &cgroup.path);
-    let mut complaint = None;
-    refresh(&mut exclusions, &mut engine, &control, &mut complaint);
+    let mut left_alone = LeftAlone::new(args, &cgroup.path);
+    left_alone.refresh(&mut engine, &control);
 
     let (mut task, mut events, mut health) = start(&source);
     let status = Arc::new(AgentStatus::new(pins, cgroup.id, Arc::clone(&metrics), args.metrics_max_series));
@@ -239,51 +205,56 @@ async fn serve(
     let mut search = interval(exclusion::SEARCH);
     search.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch: Vec<Event> = Vec::with_capacity(BATCH);
+    let mut pace = Pace::new(args.lease.duration());
     let stopped_by = loop {
-        tokio::select! {
+        let stood_still = tokio::select! {
             count = events.recv_many(&mut batch, BATCH), if !events.is_closed() || !events.is_empty() => {
-                let changed = count > 0 && engine.handle(batch.drain(..), reading(&health), Instant::now());
-                // Before the lease is taken: nobody who is to be left alone is balanced for a moment.
-                if args.watch_pods
-                    && let Some(uids) = engine.take_excluded_pods()
-                {
-                    exclusions.set_pods(Pods::Known(uids), Instant::now());
-                    refresh(&mut exclusions, &mut engine, &control, &mut complaint);
-                }
-                if changed {
-                    control.changed(engine.maps());
-                    if engine.is_synced() && control.synced(engine.maps()) {
-                        metrics.lease_renewed(Outcome::Ok);
-                        status.synced();
+                let stood_still = pace.stood_still(boot_ns());
+                if stood_still {
+                    batch.clear();
+                } else if count > 0 {
+                    let (changed, as_of_ns) =
+                        pace.work(|| engine.handle(batch.drain(..), reading(&health), Instant::now()));
+                    // Before the lease is taken: nobody who is to be left alone is balanced for a moment.
+                    if args.watch_pods
+                        && let Some(uids) = engine.take_excluded_pods()
+                    {
+                        left_alone.set_pods(uids);
+                        left_alone.refresh(&mut engine, &control);
+                    }
+                    if changed {
+                        control.changed(engine.maps());
+                        if engine.is_synced() && control.synced(engine.maps(), as_of_ns) {
+                            metrics.lease_renewed(Outcome::Ok);
+                            status.synced();
+                        }
                     }
                 }
+                stood_still
             }
-            _ = renew.tick() => match control.renew(engine.maps()) {
-                Renewal::Done => metrics.lease_renewed(Outcome::Ok),
-                // It waits for the first list.
-                Renewal::TooLate if !engine.is_synced() => {}
-                Renewal::TooLate => {
-                    metrics.lease_renewed(Outcome::Failed);
-                    log::warn!(
-                        "the lease lapsed while this agent stood still: connects are left alone until \
-                         everything has been listed again"
-                    );
-                    task.abort();
-                    engine.start_over(empty_index(args));
-                    control.start_over(engine.maps());
-                    (task, events, health) = start(&source);
-                    watchman.errors = 0;
-                }
-            },
-            _ = search.tick(), if exclusions.is_searching(Instant::now()) => {
-                refresh(&mut exclusions, &mut engine, &control, &mut complaint);
+            _ = renew.tick() => {
+                let now_ns = boot_ns();
+                pace.stood_still(now_ns)
+                    || match control.renew(engine.maps(), now_ns) {
+                        Renewal::Done => {
+                            metrics.lease_renewed(Outcome::Ok);
+                            false
+                        }
+                        // Before the first list it waits for that.
+                        Renewal::TooLate => engine.is_synced(),
+                    }
+            }
+            _ = search.tick(), if left_alone.is_searching() => {
+                left_alone.refresh(&mut engine, &control);
+                false
             }
             _ = housekeeping.tick() => {
+                let stood_still = pace.stood_still(boot_ns());
                 if !engine.maps().are_pinned(pins) {
                     return Err(failure(DatapathError::Removed(pins.root().into())));
                 }
                 engine.sweep(Instant::now());
-                refresh(&mut exclusions, &mut engine, &control, &mut complaint);
+                left_alone.refresh(&mut engine, &control);
                 // In this order: what could be read at last was sent before it counted as read.
                 if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {
                     control.changed(engine.maps());
@@ -291,6 +262,7 @@ async fn serve(
                 control.source(engine.maps(), &health);
                 metrics.source_errors(watchman.new_errors(&health));
                 watchman.look(pins, cgroup);
+                stood_still
             }
             result = &mut task => {
                 result.context("the source failed")?.map_err(anyhow::Error::from)?;
@@ -298,12 +270,27 @@ async fn serve(
             }
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+        };
+        if stood_still {
+            metrics.lease_renewed(Outcome::Failed);
+            log::warn!(
+                "the lease lapsed while this agent stood still: connects are left alone until everything has been \
+                 listed again"
+            );
+            task.abort();
+            engine.start_over(empty_index(args));
+            control.start_over(engine.maps());
+            (task, events, health) = start(&source);
+            watchman.errors = 0;
         }
     };
     drop(stop_web);
     task.abort();
     kernel_log.abort();
-    control.renew(engine.maps());
+    let now_ns = boot_ns();
+    if !pace.stood_still(now_ns) {
+        control.renew(engine.maps(), now_ns);
+    }
     log::info!(
         "{stopped_by}: the agent ends, the programs stay and balance on for {}; \
          `balancer detach --pins {}` removes them",
@@ -357,44 +344,6 @@ impl Watchman {
         self.errors = all;
         new
     }
-}
-
-/// What is left alone besides what opts out by itself.
-fn exclusions(args: &AgentArgs, root: &Path) -> Exclusions {
-    for path in &args.exclude_cgroup {
-        if !path.is_dir() {
-            log::warn!(
-                "--exclude-cgroup {}: there is no such directory now; it is looked for every second",
-                path.display()
-            );
-        }
-    }
-    let mut exclusions = Exclusions::new(root, args.exclude_cgroup.clone());
-    if !args.watch_pods {
-        exclusions.set_pods(Pods::Known(BTreeSet::new()), Instant::now());
-    }
-    exclusions
-}
-
-/// Brings what the programs leave alone in step. What fails is tried again at the next turn, and logged once.
-fn refresh(
-    exclusions: &mut Exclusions,
-    engine: &mut Engine,
-    control: &ControlWriter,
-    complaint: &mut Option<String>,
-) {
-    let (count, result) = exclusions.refresh(engine.maps_mut(), Instant::now());
-    if count != engine.maps().control().excluded {
-        control.excluded(engine.maps(), count);
-        log::info!("the processes of {count} cgroups are left alone");
-    }
-    let found = result.err().map(|error| error.to_string());
-    if let Some(error) = &found
-        && found != *complaint
-    {
-        log::error!("{error}");
-    }
-    *complaint = found;
 }
 
 /// Where notices go; `None` if nobody is to be told.

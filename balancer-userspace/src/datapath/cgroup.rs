@@ -149,6 +149,15 @@ pub fn reach(id: u64, hint: &Path) -> Option<PathBuf> {
     look(&mounts).into_iter().find(|seen| seen.id == id).map(|seen| seen.mount.target)
 }
 
+/// Where this process has cgroup2 mounted, outermost first.
+pub fn cgroup2_mounts() -> Vec<PathBuf> {
+    let mut mounts = mounts_of("self").unwrap_or_default();
+    mounts.retain(|mount| mount.kind == "cgroup2");
+    let mut seen = look(&mounts);
+    seen.sort_by_key(|seen| (seen.id != ROOT_ID, depth(&seen.mount.root)));
+    seen.into_iter().map(|seen| seen.mount.target).collect()
+}
+
 /// Whether this process is in the cgroup with an id, or below it; `None` if that cannot be told from here.
 pub fn is_in(id: u64) -> Option<bool> {
     if id == ROOT_ID {

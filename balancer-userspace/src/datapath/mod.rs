@@ -28,7 +28,8 @@ mod text;
 pub(crate) mod vmlinux;
 
 pub use cgroup::{
-    Cgroup, ROOT_ID as ROOT_CGROUP, find_cgroup2, is_in as is_in_cgroup, reach as reach_cgroup,
+    Cgroup, ROOT_ID as ROOT_CGROUP, cgroup2_mounts, find_cgroup2, is_in as is_in_cgroup,
+    reach as reach_cgroup,
 };
 pub use clock::{boot_ns, boot_offset_ns};
 pub use error::DatapathError;

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::datapath;
+
 /// A pod, as far as the name of a cgroup tells.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodRef {
@@ -66,15 +68,12 @@ pub(super) struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// The first cgroup2 mount in `/proc/mounts`. Without one, no id is found.
+    /// The mount from which most can be seen: in a container the host's, if it is there, rather than its own.
+    /// Without any, no id is found.
     pub fn open() -> Self {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let mount = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ');
-            let (path, kind) = (fields.nth(1)?, fields.next()?);
-            let path = PathBuf::from(path);
-            (kind == "cgroup2").then(|| File::open(&path).ok().map(|file| (path, file)))?
-        });
+        let mount = datapath::cgroup2_mounts()
+            .into_iter()
+            .find_map(|path| File::open(&path).ok().map(|file| (path, file)));
         Self { mount, paths: HashMap::new() }
     }
 
