@@ -10,6 +10,7 @@ mod change;
 mod containers;
 mod detach;
 mod lease;
+mod memory;
 mod modes;
 mod partial;
 mod restart;
