@@ -1,5 +1,6 @@
-//! The tables `ip kube-proxy` and `ip6 kube-proxy`: a map from what is dialled to a chain of the Service, whose rules lead to
-//! chains of endpoints, each of which has one destination; and a map of what has no endpoints.
+//! The tables `ip kube-proxy` and `ip6 kube-proxy`: a map from what is dialled to a chain of the Service, whose rules name its
+//! endpoints or, where clients are remembered and in earlier versions, lead to chains of one endpoint each; and a map of
+//! what has no endpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -84,13 +85,11 @@ impl<'a> Table<'a> {
         }
         let mut endpoints = BTreeSet::new();
         let mut timeouts = BTreeSet::new();
-        for chain in &targets {
-            let rules = self.chains.get(&**chain).with_context(|| format!("no rules in {chain}"))?;
+        for chain in targets.iter().map(String::as_str).chain([chain]) {
+            let rules = self.chains.get(chain).with_context(|| format!("no rules in {chain}"))?;
             for statement in rules.iter().flat_map(|rule| rule.as_array().into_iter().flatten()) {
                 if let Some(dnat) = statement.get("dnat") {
-                    let addr: IpAddr = dnat["addr"].as_str().context("dnat without an address")?.parse()?;
-                    let port = u16::try_from(dnat["port"].as_u64().context("dnat without a port")?)?;
-                    endpoints.insert(SocketAddr::new(addr, port));
+                    endpoints.extend(destinations(dnat).with_context(|| dnat.to_string())?);
                 }
                 if let Some(set) = statement["set"]["set"].as_str() {
                     let name = set.trim_start_matches('@');
@@ -99,10 +98,26 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        if endpoints.len() != targets.len() || endpoints.is_empty() || timeouts.len() > 1 {
-            bail!("chains {targets:?} lead to {endpoints:?} with time-outs {timeouts:?}");
+        if endpoints.len() < targets.len() || endpoints.is_empty() || timeouts.len() > 1 {
+            let rules = self.chains.get(chain);
+            bail!("chains {targets:?} of {rules:?} lead to {endpoints:?} with time-outs {timeouts:?}");
         }
         Ok(Verdict::Endpoints { endpoints, affinity: timeouts.into_iter().next().map(Duration::from_secs) })
+    }
+}
+
+/// Where a dnat statement leads: to one address and port, or to one of several by a map from random numbers.
+fn destinations(dnat: &Value) -> Result<Vec<SocketAddr>> {
+    let destination = |addr: &Value, port: &Value| -> Result<SocketAddr> {
+        let addr: IpAddr = addr.as_str().context("no address")?.parse()?;
+        Ok(SocketAddr::new(addr, u16::try_from(port.as_u64().context("no port")?)?))
+    };
+    match dnat["addr"]["map"]["data"]["set"].as_array() {
+        Some(elements) => {
+            let pairs = elements.iter().map(|element| &element[1]["concat"]);
+            pairs.map(|pair| destination(&pair[0], &pair[1])).collect()
+        }
+        None => Ok(vec![destination(&dnat["addr"], &dnat["port"])?]),
     }
 }
 

@@ -34,7 +34,7 @@ fn experiment_iptables() -> Result<()> {
 }
 
 fn vips(n: u16) -> [SocketAddr; 2] {
-    [SocketAddr::new(service_v4(n).into(), 80), SocketAddr::new(service_v6(n).into(), 80)]
+    [SocketAddr::new(service_v4(n + 10).into(), 80), SocketAddr::new(service_v6(n + 10).into(), 80)]
 }
 
 fn service(name: &str, n: u16) -> Value {
