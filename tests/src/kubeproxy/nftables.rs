@@ -51,8 +51,11 @@ impl<'a> Table<'a> {
 
     fn add_to(&self, rules: &mut Rules) -> Result<()> {
         for (key, verdict) in self.elements("service-ips")? {
-            // Load balancer addresses and external ones have keys of this form too; both sides are asked for cluster addresses alone.
             let chain = target(verdict).with_context(|| format!("{key:?} leads nowhere: {verdict}"))?;
+            // An external address, or a load balancer's: none of ours.
+            if chain.starts_with("external-") {
+                continue;
+            }
             let verdict = self.service(chain).with_context(|| format!("chain {chain} of {key:?}"))?;
             rules.insert(key, verdict);
         }
@@ -71,7 +74,11 @@ impl<'a> Table<'a> {
     fn elements(&self, map: &str) -> Result<Vec<(Frontend, &'a Value)>> {
         let map = self.maps.get(map).with_context(|| format!("no map {map}"))?;
         let elements = map["elem"].as_array().map_or(&[][..], Vec::as_slice);
-        elements.iter().map(|pair| Ok((frontend(&pair[0])?, &pair[1]))).collect()
+        let mut found = Vec::with_capacity(elements.len());
+        for pair in elements {
+            found.extend(frontend(&pair[0])?.map(|frontend| (frontend, &pair[1])));
+        }
+        Ok(found)
     }
 
     fn service(&self, chain: &str) -> Result<Verdict> {
@@ -137,16 +144,17 @@ fn gather(value: &Value, found: &mut impl FnMut(&str)) {
     }
 }
 
-/// An element of a map, with a comment or without.
-fn frontend(element: &Value) -> Result<Frontend> {
+/// The key of an element of a map, with a comment or without; `None` for SCTP.
+fn frontend(element: &Value) -> Result<Option<Frontend>> {
     let element = element["elem"].get("val").unwrap_or(element);
     let parts = element["concat"].as_array().with_context(|| format!("not a key: {element}"))?;
     let [addr, protocol, port] = &parts[..] else { bail!("not a key: {element}") };
     let protocol = match protocol.as_str() {
         Some("tcp") => Protocol::Tcp,
         Some("udp") => Protocol::Udp,
+        Some("sctp") => return Ok(None),
         _ => bail!("unknown protocol: {element}"),
     };
     let addr = addr.as_str().context("not an address")?.parse()?;
-    Ok(Frontend { addr, port: u16::try_from(port.as_u64().context("not a port")?)?, protocol })
+    Ok(Some(Frontend { addr, port: u16::try_from(port.as_u64().context("not a port")?)?, protocol }))
 }

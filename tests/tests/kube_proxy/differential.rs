@@ -74,7 +74,7 @@ fn differential(mode: Mode) -> Result<()> {
                 "seed {seed}, round {round}, the node has {}: {error:#}\n{}\n{}",
                 node["metadata"]["labels"],
                 world.yaml(named),
-                cluster.proxy.log_end()
+                cluster.proxy.log_end(),
             );
         }
     }

@@ -68,7 +68,10 @@ impl World {
         for index in 0..SERVICES {
             let name = format!("s{index}");
             match self.services.contains_key(&name) {
-                false => self.create(admin, &name)?,
+                false => {
+                    self.create_service(admin, &name)?;
+                    self.change_slices(admin, &name)?;
+                }
                 true if self.rng.bool() => self.change(admin, &name)?,
                 true => {}
             }
@@ -76,11 +79,13 @@ impl World {
         Ok(())
     }
 
-    /// The objects of a Service, or of all of them, as YAML.
+    /// Some Services, with the slices that name them, as YAML.
     pub fn yaml(&self, of: impl Fn(&Value) -> bool) -> String {
         let mut text = String::new();
-        for service in self.services.values().filter(|service| of(&service.object)) {
-            for object in std::iter::once(&service.object).chain(service.slices.values()) {
+        for (name, service) in self.services.iter().filter(|(_, service)| of(&service.object)) {
+            let slices = self.services.values().flat_map(|service| service.slices.values());
+            let slices = slices.filter(|slice| slice["metadata"]["labels"][SERVICE_NAME] == name.as_str());
+            for object in std::iter::once(&sendable(&service.object)).chain(slices) {
                 text += "---\n";
                 text += &serde_saphyr::to_string(object).unwrap_or_else(|error| error.to_string());
             }
@@ -91,15 +96,16 @@ impl World {
     fn change(&mut self, admin: &Admin, name: &str) -> Result<()> {
         match self.rng.u8(..20) {
             0 => self.remove(admin, name),
-            // Recreated at once, with what slices it had.
+            // Recreated at once, at another address, with what slices it had.
             1 => {
-                let slices = self.services.get_mut(name).map(|service| std::mem::take(&mut service.slices));
-                let ports = self.services.get(name).map(|service| service.ports.clone());
+                let Some(service) = self.services.get_mut(name) else { return Ok(()) };
+                let slices = std::mem::take(&mut service.slices);
+                let endpoints = std::mem::take(&mut service.endpoints);
                 self.remove(admin, name)?;
-                self.create(admin, name)?;
-                if let (Some(slices), Some(service)) = (slices, self.services.get_mut(name)) {
-                    service.slices.extend(slices);
-                    service.ports.extend(ports.into_iter().flatten().take(0));
+                self.create_service(admin, name)?;
+                match self.services.get_mut(name) {
+                    Some(service) => (service.slices, service.endpoints) = (slices, endpoints),
+                    None => slices.values().try_for_each(|slice| admin.delete(slice).map(drop))?,
                 }
                 Ok(())
             }
@@ -116,7 +122,12 @@ impl World {
 
     /// One request. What the API server finds invalid is noted, and is no failure.
     fn send(&mut self, admin: &Admin, object: &Value) -> Result<Option<Value>> {
-        match admin.apply(object) {
+        // Replaced first: creating what exists may be refused for an address that it has itself.
+        let answer = match admin.replace(object) {
+            Err(error) if code(&error) == Some(404) => admin.create(object),
+            other => other,
+        };
+        match answer {
             Ok(answer) => {
                 self.accepted += 1;
                 Ok(Some(answer))
@@ -144,7 +155,7 @@ impl World {
         Ok(())
     }
 
-    fn create(&mut self, admin: &Admin, name: &str) -> Result<()> {
+    fn create_service(&mut self, admin: &Admin, name: &str) -> Result<()> {
         if self.free.is_empty() {
             return Ok(());
         }
@@ -175,8 +186,7 @@ impl World {
         });
         let service = Service { object, ports: Vec::new(), slices: BTreeMap::new(), endpoints: BTreeMap::new() };
         self.services.insert(name.to_owned(), service);
-        self.change_service(admin, name)?;
-        self.change_slices(admin, name)
+        self.change_service(admin, name)
     }
 
     /// Gives a Service other ports, policies or labels; its addresses stay.
@@ -310,18 +320,24 @@ impl World {
                 _ => json!(8080),
             };
             let protocol = if rng.u8(..12) == 0 { *pick(rng, &["TCP", "UDP", "SCTP"]) } else { port.protocol };
-            let name = if rng.u8(..16) == 0 { "elsewhere" } else { port.name };
+            let name = if rng.u8(..16) == 0 && ports.is_empty() { "elsewhere" } else { port.name };
             if rng.u8(..12) > 0 {
                 ports.push(json!({"name": name, "port": number, "protocol": protocol}));
             }
         }
-        let mut labels = Map::new();
-        match rng.u8(..30) {
+        let owner = match rng.u8(..30) {
             // It belongs to nobody, or to another Service.
-            0 => {}
-            1 => _ = labels.insert(SERVICE_NAME.to_owned(), json!(format!("s{}", rng.usize(..SERVICES)))),
-            _ => _ = labels.insert(SERVICE_NAME.to_owned(), json!(name)),
-        }
+            0 => None,
+            1 => Some(json!(format!("s{}", rng.usize(..SERVICES)))),
+            _ => Some(json!(name)),
+        };
+        // For as long as it exists: kube-proxy keeps what it knew of a slice that loses this label, until it is restarted.
+        let owner = match service.slices.get(slice) {
+            Some(old) => old["metadata"]["labels"].get(SERVICE_NAME).cloned(),
+            None => owner,
+        };
+        let mut labels = Map::new();
+        labels.extend(owner.map(|owner| (SERVICE_NAME.to_owned(), owner)));
         match rng.u8(..30) {
             0 => _ = labels.insert(HEADLESS.to_owned(), json!("")),
             1 => _ = labels.insert(OTHER_PROXY.to_owned(), json!("other")),
@@ -338,12 +354,14 @@ impl World {
     fn change_endpoint_pool(&mut self, name: &str) {
         // Few Services have hints, but those that have them have them for nearly all.
         let hinted = self.rng.u8(..3);
+        // Pods of its own, since a slice of another Service may come to it by mistake.
+        let own: u8 = name.trim_start_matches('s').parse().unwrap_or_default();
         let Some(service) = self.services.get_mut(name) else { return };
         for number in 0..4 {
             let octet = self.rng.u8(2..10) + number;
             for addr in [
-                IpAddr::from(Ipv4Addr::new(10, 244, 7, octet)),
-                IpAddr::from(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 7, octet.into())),
+                IpAddr::from(Ipv4Addr::new(10, 244, own, octet)),
+                IpAddr::from(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, own.into(), octet.into())),
             ] {
                 let rng = &mut self.rng;
                 service.endpoints.entry(addr).or_insert_with(|| endpoint(rng, addr, hinted));
