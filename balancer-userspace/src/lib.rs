@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cli;
+mod compact;
 pub mod datapath;
 pub mod evenness;
 pub mod exclusion;

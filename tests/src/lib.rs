@@ -8,6 +8,7 @@
 //! - [`agent`]: the real balancer, started, killed and asked;
 //! - [`manifests`]: what it reads;
 //! - [`kubeproxy`]: a real kube-proxy, and what its rules say;
+//! - [`apiserver`]: what else it follows: a real API server, and one that fails on command;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;

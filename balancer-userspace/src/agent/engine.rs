@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::notices::Notices;
 use crate::{
     datapath::Maps,
     metrics::{AgentMetrics, EventKind, Outcome},
@@ -13,11 +14,16 @@ use crate::{
     reconcile::Reconciler,
 };
 
+/// What the owner of a Service is told that found no room; the log of the node names the map and the flag.
+const NO_ROOM: &str = "a node's tables are full: some of it is left to kube-proxy there, or balanced over fewer backends; \
+                       raise --max-services, --max-backends or --max-slots of the agent";
+
 /// Holds the two views, what should be and what is, and brings the second to the first.
 pub(super) struct Engine {
     index: Index,
     reconciler: Reconciler<Maps>,
     metrics: Arc<AgentMetrics>,
+    notices: Notices,
     zone: Option<Arc<str>>,
     synced: bool,
     /// Services of an earlier agent that would lose something, although not all that the source has could
@@ -41,11 +47,13 @@ impl Engine {
         index: Index,
         zone: Option<String>,
         metrics: Arc<AgentMetrics>,
+        notices: Notices,
     ) -> Self {
         Self {
             index,
             reconciler,
             metrics,
+            notices,
             zone: zone.map(Into::into),
             synced: false,
             doubtful: BTreeSet::new(),
@@ -83,6 +91,7 @@ impl Engine {
         if !self.index.is_complete() {
             return false;
         }
+        self.notices.namespaces(&self.index);
         let first = !self.synced;
         let mut dirty = self.index.take_dirty();
         let mut services: Vec<ObjectName> = dirty.iter().map(|dirty| dirty.service.clone()).collect();
@@ -110,6 +119,10 @@ impl Engine {
         }
         services.retain(|service| !self.doubtful.contains(service));
         let changed = self.apply(&services, now);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "triggers are wall-clock times; only a metric goes by it"
+        )]
         let applied_ms = jiff::Timestamp::now().as_millisecond();
         for trigger_ms in dirty.drain(..).flat_map(|dirty| dirty.triggers) {
             // A trigger in the future is a clock that differs, not a change that was foreseen.
@@ -189,6 +202,8 @@ impl Engine {
                     log::error!("{service}: {error}");
                 }
             }
+            let starved = self.reconciler.is_starved(service).then_some(NO_ROOM);
+            self.notices.service(&self.index, service, starved);
         }
         if !services.is_empty() {
             self.metrics.applied(outcome, now.elapsed(), changed as u64);
@@ -198,6 +213,7 @@ impl Engine {
 
     /// Frees what nothing refers to, and serves what had found no room.
     pub(super) fn sweep(&mut self, now: Instant) {
+        self.notices.pass(now);
         if !self.synced {
             return;
         }

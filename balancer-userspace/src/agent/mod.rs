@@ -6,6 +6,7 @@
 
 mod control;
 mod engine;
+mod notices;
 mod status;
 
 use std::{
@@ -28,11 +29,12 @@ use tokio::{
 use self::{
     control::{ControlWriter, Renewal},
     engine::{Engine, Reading},
+    notices::Notices,
     status::AgentStatus,
 };
 use crate::{
     cli::{
-        agent::{AgentArgs, SourceChoice},
+        agent::{AgentArgs, EventsChoice, SourceChoice},
         exit::{Exit, Failure},
         values::{HttpListen, LeaseTerm},
     },
@@ -43,7 +45,7 @@ use crate::{
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
-        Source, SourceError, SourceHealth,
+        NOTICES, Notice, Source, SourceError, SourceHealth, SourceKind,
         kubernetes::{Access, KubernetesConfig, ReadPods, Timing},
         manifests::ManifestsConfig,
     },
@@ -210,7 +212,9 @@ async fn serve(
         );
     }
     let metrics = Arc::new(AgentMetrics::default());
-    let mut engine = Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics));
+    let notices = Notices::new(Arc::clone(&metrics), announcer(args, &source));
+    let mut engine =
+        Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics), notices);
     control.start(engine.maps());
     let mut exclusions = exclusions(args, &cgroup.path);
     let mut complaint = None;
@@ -393,13 +397,22 @@ fn refresh(
     *complaint = found;
 }
 
+/// Where notices go; `None` if nobody is to be told.
+fn announcer(args: &AgentArgs, source: &Source) -> Option<mpsc::Sender<Notice>> {
+    if args.events == EventsChoice::Off || source.kind() != SourceKind::Kubernetes {
+        return None;
+    }
+    let (sender, notices) = mpsc::channel(NOTICES);
+    // It ends with the last sender, and with the runtime.
+    tokio::spawn(source.clone().announce(args.node_name().into(), notices));
+    Some(sender)
+}
+
 /// What is known before the source has said anything.
 fn empty_index(args: &AgentArgs) -> Index {
-    let defaults = Defaults {
-        algorithm: args.algorithm,
-        selection: args.select.into(),
-        started_ms: jiff::Timestamp::now().as_millisecond(),
-    };
+    #[expect(clippy::disallowed_methods, reason = "compared with triggers, for a metric alone")]
+    let started_ms = jiff::Timestamp::now().as_millisecond();
+    let defaults = Defaults { algorithm: args.algorithm, selection: args.select.into(), started_ms };
     let mut index = Index::new(defaults);
     let zone = args.zone.as_deref().map(Into::into);
     index.apply(Event::Node(NodeInfo { name: args.node_name().into(), zone }));

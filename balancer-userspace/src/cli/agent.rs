@@ -96,6 +96,10 @@ pub struct AgentArgs {
     #[arg(long, env = "BALANCER_SELECT", value_name = "WHICH", default_value = "all")]
     pub select: SelectChoice,
 
+    /// Whether problems of Services are written as Events on them, with an API server as the source
+    #[arg(long, env = "BALANCER_EVENTS", value_name = "WHETHER", default_value = "on")]
+    pub events: EventsChoice,
+
     /// Address for /metrics, /livez and /readyz, or off
     #[arg(long, env = "BALANCER_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:9990")]
     pub http: HttpListen,
@@ -149,6 +153,15 @@ pub enum SelectChoice {
     All,
     /// None of them.
     Annotated,
+}
+
+/// Whether Events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventsChoice {
+    /// They are.
+    On,
+    /// They are not.
+    Off,
 }
 
 impl From<SelectChoice> for Selection {
@@ -227,6 +240,7 @@ mod tests {
         assert_eq!(args.lease, LeaseTerm::Lasts(Duration::from_secs(60)));
         assert_eq!(args.algorithm, Algorithm::LeastConnections);
         assert_eq!(args.select, SelectChoice::All);
+        assert_eq!(args.events, EventsChoice::On);
         assert_eq!(parse("--select annotated").select, SelectChoice::Annotated);
         assert_eq!(args.http.to_string(), "127.0.0.1:9990");
         let sizes = [args.max_services, args.max_backends, args.max_slots, args.max_clients];

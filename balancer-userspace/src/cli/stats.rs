@@ -91,6 +91,7 @@ pub fn run(args: &StatsArgs, context: &mut Context<'_>) -> Result<Exit, Failure>
                 if number > 0 && context.stdout_kind() == super::term::Output::Other {
                     out.push('\n');
                 }
+                #[expect(clippy::disallowed_methods, reason = "shown to a person")]
                 let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%SZ");
                 let title =
                     format!("{now}  node {}  every {}", safe(&snapshot.agent.node), text::duration(interval));

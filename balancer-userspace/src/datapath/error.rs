@@ -83,25 +83,35 @@ pub enum DatapathError {
         /// What was tried.
         during: String,
     },
-    /// The capabilities are there, and bpf(2) fails nevertheless.
-    #[error(
-        "bpf(2) is refused, though this process has the capabilities: by a seccomp profile (in a container: \
-         seccompProfile, which some runtimes' default is; docs/troubleshooting.md) or a security module \
-         ({during})"
-    )]
+    /// Refused although no capability is missing.
+    #[error("the kernel refuses bpf(2) to this process, although it has the capabilities: {why} ({during})")]
     Refused {
+        /// What refuses, and the remedy.
+        why: &'static str,
         /// What was tried.
         during: String,
     },
     /// Somebody else's program stands alone where ours would stand beside it.
     #[error(
-        "the cgroup has a program of somebody else for {hook} that was attached to be the only one, so that \
-         the kernel allows no other: see `bpftool cgroup show`, and have it attached by a link or with \
-         BPF_F_ALLOW_MULTI"
+        "the cgroup, or one above it, has a program of somebody else for {hook} that was attached to be the only \
+         one, so that the kernel allows no other: see `bpftool cgroup tree`, and have it attached by a link or \
+         with BPF_F_ALLOW_MULTI"
     )]
     Exclusive {
         /// Which of our programs had no place.
         hook: &'static str,
+    },
+    /// Somebody else's program would not run any more.
+    #[error(
+        "a program of somebody else for {hook} (id {program}), attached to a cgroup further up with \
+         BPF_F_ALLOW_OVERRIDE, would not run any more for processes of this one: attach to the cgroup that it is \
+         attached to or to one above (--cgroup), or have it attached by a link or with BPF_F_ALLOW_MULTI"
+    )]
+    Overrides {
+        /// Which of our programs would override it.
+        hook: &'static str,
+        /// Its id.
+        program: u32,
     },
     /// Another socket load balancer is at work.
     #[error(

@@ -220,8 +220,13 @@ fn attach(
             return Ok(Attached::Replaced);
         }
     }
+    let before = sys::effective_programs(cgroup, hook.attach_type).unwrap_or_default();
     let link = sys::link_create(program, cgroup, hook.attach_type).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied if sys::is_taken(cgroup, hook.attach_type).unwrap_or(false) => {
+        // The capability is there, or the programs would not have been loaded: one here or further up stands
+        // no other.
+        io::ErrorKind::PermissionDenied
+            if !before.is_empty() || sys::is_taken(cgroup, hook.attach_type).unwrap_or(false) =>
+        {
             DatapathError::Exclusive { hook: hook.name }
         }
         io::ErrorKind::PermissionDenied => DatapathError::Capability {
@@ -230,6 +235,11 @@ fn attach(
         },
         _ => failed("cannot attach the program for")(error),
     })?;
+    // One that allows cgroups below to override it would be, by ours.
+    let after = sys::effective_programs(cgroup, hook.attach_type).unwrap_or_else(|_| before.clone());
+    if let Some(id) = before.iter().find(|id| !after.contains(id)) {
+        return Err(DatapathError::Overrides { hook: hook.name, program: *id });
+    }
     if existing.is_none() {
         sys::obj_pin(link.as_fd(), &path).map_err(failed("cannot pin link"))?;
         return Ok(Attached::Created);

@@ -1,6 +1,6 @@
 //! What the kernel offers, and what this process may.
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use aya::programs::ProgramType;
 
@@ -11,7 +11,7 @@ use super::DatapathError;
 ///
 /// # Errors
 /// [`DatapathError::Kernel`] names the first missing feature, [`DatapathError::Capability`] what this
-/// process lacks, [`DatapathError::Refused`] that something else than the kernel stands in the way.
+/// process lacks, [`DatapathError::Refused`] why it is refused although it lacks nothing.
 pub fn check_features() -> Result<(), DatapathError> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
@@ -22,13 +22,19 @@ pub fn check_features() -> Result<(), DatapathError> {
     if !Path::new("/proc/self/ns/cgroup").exists() {
         return Err(lacks("control groups", "CONFIG_CGROUPS"));
     }
-    let missing = missing_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(&status);
     if !missing.is_empty() {
         return Err(DatapathError::Capability {
             missing: missing.join(", "),
             during: "this process has not got all of them".into(),
         });
     }
+    let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let refused = |feature: &str, error: &dyn fmt::Display| DatapathError::Refused {
+        why: why_refused(&status, &uid_map),
+        during: format!("probing the kernel for {feature}: {error}"),
+    };
     for (program, feature) in [
         (ProgramType::CgroupSockAddr, "programs on connect() and sendmsg()"),
         (ProgramType::CgroupSock, "programs on the release of a socket"),
@@ -37,19 +43,30 @@ pub fn check_features() -> Result<(), DatapathError> {
         match aya::sys::is_program_supported(program) {
             Ok(true) => {}
             Ok(false) => return Err(lacks(feature, "CONFIG_CGROUP_BPF")),
-            Err(error) => {
-                return Err(DatapathError::Refused {
-                    during: format!("probing the kernel for {feature}: {error}"),
-                });
-            }
+            Err(error) => return Err(refused(feature, &error)),
         }
     }
+    let feature = "socket-local storage";
     match aya::sys::is_map_supported(aya::maps::MapType::SkStorage) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(lacks("socket-local storage", "CONFIG_BPF_SYSCALL and CONFIG_INET")),
-        Err(error) => Err(DatapathError::Refused {
-            during: format!("probing the kernel for socket-local storage: {error}"),
-        }),
+        Ok(false) => Err(lacks(feature, "CONFIG_BPF_SYSCALL and CONFIG_INET")),
+        Err(error) => Err(refused(feature, &error)),
+    }
+}
+
+/// Why bpf(2) is refused to a process that has the capabilities, by the texts of its `/proc/self/status` and
+/// `/proc/self/uid_map`.
+fn why_refused(status: &str, uid_map: &str) -> &'static str {
+    let mapped = uid_map.split_whitespace().collect::<Vec<_>>();
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+    if !mapped.is_empty() && mapped != ["0", "0", "4294967295"] {
+        "it is in a user namespace (a pod with hostUsers: false, a rootless container), where capabilities do \
+         not count for bpf(2): run it in the host's"
+    } else if mode == Some("2") {
+        "a seccomp profile is in force that leaves bpf(2) out: allow it, or set seccompProfile: Unconfined"
+    } else {
+        "look for a policy of AppArmor or SELinux, and whether the kernel is locked down \
+         (/sys/kernel/security/lockdown)"
     }
 }
 
@@ -97,6 +114,20 @@ mod tests {
         check("000001ffffffefff", &["CAP_NET_ADMIN"]);
         check("0000000000000000", &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
         assert!(missing_capabilities("Name:\tx\n").is_empty(), "what is not known is not missing");
+    }
+
+    #[test]
+    fn what_refuses_is_named() {
+        let check = |status: &str, uid_map: &str, word: &str| {
+            let why = why_refused(status, uid_map);
+            assert!(why.contains(word), "{why}");
+        };
+        let host = "         0          0 4294967295\n";
+        check("Seccomp:\t0\n", "         0          0          1\n", "hostUsers");
+        check("Seccomp:\t2\n", "0 100000 65536\n", "hostUsers");
+        check("Name:\tx\nSeccomp:\t2\n", host, "seccompProfile");
+        check("Seccomp:\t0\n", host, "AppArmor");
+        check("", "", "AppArmor");
     }
 
     #[test]

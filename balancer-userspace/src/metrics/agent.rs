@@ -18,6 +18,7 @@ pub struct AgentMetrics {
     apply_time: Histogram,
     programming_time: Histogram,
     port_changes: Counter,
+    problems: Counter,
     lease_renewals: Family<OutcomeLabels, Counter>,
 }
 
@@ -134,6 +135,12 @@ impl Default for AgentMetrics {
         );
         let port_changes = Counter::default();
         registry.register("port_changes", "Service ports whose tables changed", port_changes.clone());
+        let problems = Counter::default();
+        registry.register(
+            "object_problems",
+            "Mistakes found in Services, EndpointSlices and Namespaces, each when it was new",
+            problems.clone(),
+        );
         let lease_renewals = Family::<OutcomeLabels, Counter>::default();
         registry.register("lease_renewals", "Renewals of the lease", lease_renewals.clone());
         for outcome in [Outcome::Ok, Outcome::Failed] {
@@ -149,6 +156,7 @@ impl Default for AgentMetrics {
             apply_time,
             programming_time,
             port_changes,
+            problems,
             lease_renewals,
         }
     }
@@ -183,6 +191,11 @@ impl AgentMetrics {
     /// A change whose time is known (`endpoints.kubernetes.io/last-change-trigger-time`) is in the kernel.
     pub fn programmed(&self, since_change: Duration) {
         self.programming_time.observe(since_change.as_secs_f64());
+    }
+
+    /// Something that somebody should put right was found in an object.
+    pub fn problem_found(&self) {
+        self.problems.inc();
     }
 
     /// The lease was taken or renewed, or lapsed before it could be.

@@ -7,6 +7,8 @@ use std::{
 
 use balancer_common::abi::Algorithm;
 
+use crate::compact::CompactMap;
+
 use super::{
     DesiredPort, Dirty, Event, ExcludedPod, Exclusion, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName,
     Scope, Selection, ServiceSpec, SliceSpec,
@@ -54,7 +56,7 @@ pub struct Index {
 struct Entry {
     spec: Option<ServiceSpec>,
     /// By name.
-    slices: BTreeMap<Arc<str>, SliceSpec>,
+    slices: CompactMap<Arc<str>, Box<SliceSpec>>,
     /// As of the last [`Index::resolve`].
     problems: Vec<String>,
 }
@@ -104,7 +106,7 @@ impl Index {
             Event::AllSlices(specs) => self.replace_slices(specs),
             Event::Service(spec) => self.set_service(*spec),
             Event::ServiceGone(name) => self.remove_service(&name),
-            Event::Slice(spec) => self.set_slice(*spec),
+            Event::Slice(spec) => self.set_slice(spec),
             Event::SliceGone(name) => self.remove_slice(&name),
             Event::Node(node) => self.set_node(node),
             Event::AllNamespaces(specs) => self.replace_namespaces(specs),
@@ -138,7 +140,7 @@ impl Index {
     pub fn resolve(&mut self, service: &ObjectName) -> Vec<DesiredPort> {
         let Some(entry) = self.services.get_mut(service) else { return Vec::new() };
         let Some(spec) = &entry.spec else { return Vec::new() };
-        let slices: Vec<&SliceSpec> = entry.slices.values().collect();
+        let slices: Vec<&SliceSpec> = entry.slices.values().map(Box::as_ref).collect();
         let namespace = self.namespaces.get(&service.namespace);
         let input = Input {
             service: spec,
@@ -160,6 +162,11 @@ impl Index {
         self.services
             .iter()
             .flat_map(|(name, entry)| entry.problems.iter().map(move |problem| (name, problem.as_str())))
+    }
+
+    /// What somebody should put right about one Service, as of its last [`Index::resolve`].
+    pub fn problems_of(&self, service: &ObjectName) -> &[String] {
+        self.services.get(service).map_or(&[], |entry| &entry.problems)
     }
 
     /// The Services that are left alone, and why. In no order.
@@ -203,7 +210,7 @@ impl Index {
 
     /// The slices of a Service, in the order of their names.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &SliceSpec> {
-        self.services.get(service).into_iter().flat_map(|entry| entry.slices.values())
+        self.services.get(service).into_iter().flat_map(|entry| entry.slices.values()).map(Box::as_ref)
     }
 
     /// The node as the source last reported it.
@@ -249,7 +256,7 @@ impl Index {
             specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let missed: Vec<_> = self.slices.keys().filter(|name| !new.contains_key(*name)).cloned().collect();
         missed.iter().for_each(|name| self.remove_slice(name));
-        new.into_values().for_each(|spec| self.set_slice(spec));
+        new.into_values().for_each(|spec| self.set_slice(Box::new(spec)));
     }
 
     fn set_service(&mut self, spec: ServiceSpec) {
@@ -273,7 +280,7 @@ impl Index {
         self.claims.replace(Some(&spec), None, |other| self.dirty.mark(other));
     }
 
-    fn set_slice(&mut self, spec: SliceSpec) {
+    fn set_slice(&mut self, spec: Box<SliceSpec>) {
         let service = ObjectName { namespace: spec.name.namespace.clone(), name: spec.service.clone() };
         if self.slices.get(&spec.name).is_some_and(|owner| *owner != spec.service) {
             self.remove_slice(&spec.name);

@@ -17,6 +17,7 @@ mod scope;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod story;
 mod types;
+mod uid;
 
 pub use dirty::Dirty;
 pub use index::{Counts, Defaults, Index};
@@ -24,6 +25,7 @@ pub use pods::{ExcludedPod, Mesh, PodExclusion, PodSpec};
 pub use quote::quote;
 pub use scope::{Exclusion, NamespaceSpec, Participation, Scope, Selection};
 pub use types::*;
+pub use uid::Uid;
 
 #[cfg(test)]
 mod tests;

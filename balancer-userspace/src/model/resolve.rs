@@ -1,6 +1,6 @@
 //! One Service, its slices and the node: what should be in the kernel for it. Pure.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use balancer_common::abi::Algorithm;
 
@@ -14,6 +14,9 @@ use super::{
 
 /// The most bytes of [`DesiredPort::problem`].
 const MAX_PROBLEM: usize = 512;
+/// The most endpoints that all ports of a Service have together, as many as `--max-backends` can ask for:
+/// what one Service takes of memory and time ends here, whatever its objects hold.
+const MOST_ENDPOINTS: usize = 1 << 20;
 
 /// Everything that the outcome depends on.
 #[derive(Clone, Copy, Debug)]
@@ -56,18 +59,18 @@ pub fn resolve<'a>(
     if input.scope != Scope::Balanced {
         return Resolved { ports: Vec::new(), problems: general.into_vec() };
     }
-    for slice in slices {
-        general.extend(
-            slice.problems.iter().map(|problem| format!("EndpointSlice {}: {problem}", slice.name.name)),
-        );
+    for (slice, problem) in slices.iter().flat_map(|slice| slice.problems.iter().map(move |p| (slice, p))) {
+        general.add(format_args!("EndpointSlice {}: {problem}", slice.name.name));
     }
     let general = general.into_vec();
     let of_namespace = namespace_problems(input.namespace);
 
     let mut ports = Vec::new();
     let mut particular = Problems::default();
+    let mut room = MOST_ENDPOINTS;
     for addr in &service.cluster_ips {
         let family = Family::of(*addr);
+        let offers = Offers::of(slices, family);
         for (index, port) in service.ports.iter().enumerate() {
             let frontend = Frontend { addr: *addr, port: port.port, protocol: port.protocol };
             if let Some(owner) = owner_of(&frontend, index) {
@@ -77,7 +80,7 @@ pub fn resolve<'a>(
                 ));
                 continue;
             }
-            let (backends, finding) = backends(input, family, port);
+            let (backends, finding) = backends(input, &offers, port, &mut room);
             if let Some(Finding::Mistake(text)) = &finding {
                 particular.add_once(text);
             }
@@ -123,37 +126,70 @@ impl Finding {
     }
 }
 
-fn backends(input: Input<'_>, family: Family, port: &PortSpec) -> (Vec<DesiredBackend>, Option<Finding>) {
-    let mut candidates = candidates(input.slices, family, port);
+/// What the slices of one family offer, by the name and protocol of the port.
+struct Offers<'a> {
+    family: Family,
+    /// Whether any slice of this family has endpoints, and whether one of the other family has.
+    filled: bool,
+    others: bool,
+    by_port: BTreeMap<(&'a str, Protocol), Vec<(&'a SliceSpec, u16)>>,
+}
+
+impl<'a> Offers<'a> {
+    /// Slices without endpoints offer nothing.
+    fn of(slices: &[&'a SliceSpec], family: Family) -> Self {
+        let filled = || slices.iter().filter(|slice| !slice.endpoints.is_empty());
+        let mut offers = Self {
+            family,
+            filled: filled().any(|slice| slice.family == family),
+            others: filled().any(|slice| slice.family != family),
+            by_port: BTreeMap::new(),
+        };
+        for slice in filled().filter(|slice| slice.family == family) {
+            for port in &slice.ports {
+                let offer = offers.by_port.entry((&*port.name, port.protocol)).or_default();
+                offer.push((*slice, port.port));
+            }
+        }
+        offers
+    }
+}
+
+fn backends(
+    input: Input<'_>,
+    offers: &Offers<'_>,
+    port: &PortSpec,
+    room: &mut usize,
+) -> (Vec<DesiredBackend>, Option<Finding>) {
+    let mut candidates = candidates(offers, port, *room);
+    *room -= candidates.len();
     if candidates.is_empty() {
-        return (Vec::new(), why_no_candidates(input.slices, family, port));
+        let finding = if *room == 0 { Some(too_many()) } else { why_no_candidates(offers, port) };
+        return (Vec::new(), finding);
     }
     sort_and_merge(&mut candidates);
     select(&mut candidates, input.service.internal_traffic, input.node);
     if candidates.is_empty() {
         return (Vec::new(), Some(why_none_usable(input)));
     }
-    (candidates.iter().filter_map(backend).collect(), None)
+    let finding = (*room == 0).then(too_many);
+    (candidates.iter().filter_map(backend).collect(), finding)
 }
 
 /// The endpoints of slices whose port has the name and protocol of the Service's port. The number comes
 /// from the slice: one `targetPort` name may stand for another number in every pod.
-fn candidates<'a>(slices: &[&'a SliceSpec], family: Family, port: &PortSpec) -> Vec<Candidate<'a>> {
-    let mut candidates = Vec::new();
-    for slice in slices.iter().filter(|slice| slice.family == family) {
-        for matching in slice.ports.iter().filter(|other| is_same_port(other, port)) {
-            candidates.extend(slice.endpoints.iter().map(|endpoint| Candidate {
-                endpoint,
-                port: matching.port,
-                weight: slice.weight,
-            }));
-        }
-    }
-    candidates
+fn candidates<'a>(offers: &Offers<'a>, port: &PortSpec, room: usize) -> Vec<Candidate<'a>> {
+    let matching = offers.by_port.get(&(&*port.name, port.protocol)).into_iter().flatten();
+    let candidates = matching.flat_map(|(slice, port)| {
+        slice.endpoints.iter().map(|endpoint| Candidate { endpoint, port: *port, weight: slice.weight })
+    });
+    candidates.take(room).collect()
 }
 
-fn is_same_port(of_slice: &PortSpec, of_service: &PortSpec) -> bool {
-    of_slice.name == of_service.name && of_slice.protocol == of_service.protocol
+fn too_many() -> Finding {
+    Finding::Mistake(format!(
+        "its ports have {MOST_ENDPOINTS} endpoints together, or more: what is beyond is left out; split the Service"
+    ))
 }
 
 fn backend(candidate: &Candidate<'_>) -> Option<DesiredBackend> {
@@ -170,22 +206,23 @@ fn backend(candidate: &Candidate<'_>) -> Option<DesiredBackend> {
 }
 
 /// That a Service has no endpoints at all is nothing worth a word: it may be scaled to zero.
-fn why_no_candidates(slices: &[&SliceSpec], family: Family, port: &PortSpec) -> Option<Finding> {
-    let filled = || slices.iter().filter(|slice| !slice.endpoints.is_empty());
-    if !filled().any(|slice| slice.family == family) {
-        let other = filled().next()?.family;
-        return Some(Finding::State(format!(
-            "no {} endpoints, although there are {} ones",
-            family.name(),
-            other.name()
-        )));
+fn why_no_candidates(offers: &Offers<'_>, port: &PortSpec) -> Option<Finding> {
+    if !offers.filled {
+        let other = match offers.family {
+            Family::V4 => Family::V6,
+            Family::V6 => Family::V4,
+        };
+        return offers.others.then(|| {
+            Finding::State(format!(
+                "no {} endpoints, although there are {} ones",
+                offers.family.name(),
+                other.name()
+            ))
+        });
     }
-    let offered: BTreeSet<(&str, Protocol)> = filled()
-        .filter(|slice| slice.family == family)
-        .flat_map(|slice| slice.ports.iter().map(|port| (&*port.name, port.protocol)))
-        .collect();
+    let offered = offers.by_port.keys();
     let mut text = format!("no EndpointSlice has {}", port_words(&port.name, port.protocol));
-    for (index, (name, protocol)) in offered.iter().take(3).enumerate() {
+    for (index, (name, protocol)) in offered.clone().take(3).enumerate() {
         let lead = if index == 0 { "; there is" } else { "," };
         // Writing to a String cannot fail.
         let _ = write!(text, "{lead} {}", port_words(name, *protocol));

@@ -111,6 +111,7 @@ fn service(u: &mut Unstructured<'_>) -> Result<ServiceSpec> {
     let v6 = (v6 > 0).then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, v6.into()]));
     Ok(ServiceSpec {
         name: object(u, "s", 3)?,
+        uid: None,
         barred: u.ratio(1, 12)?.then_some(Exclusion::OtherProxy),
         enabled: enabled(u)?,
         cluster_ips: v4.into_iter().chain(v6).collect(),

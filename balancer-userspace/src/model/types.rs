@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use balancer_common::abi::Algorithm;
 use serde::Serialize;
 
-use super::{Exclusion, NamespaceSpec, Participation, PodSpec};
+use super::{Exclusion, NamespaceSpec, Participation, PodSpec, Uid};
 
 /// Namespace and name of an object. Ordered by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -207,6 +207,8 @@ pub struct NodeInfo {
 pub struct ServiceSpec {
     /// Name.
     pub name: ObjectName,
+    /// `metadata.uid`, which no later Service of this name has; `None` where an API server gave none.
+    pub uid: Option<Uid>,
     /// Why it can never be balanced, if so, whatever anybody asks for.
     pub barred: Option<Exclusion>,
     /// `balancer.dev/enabled`; `None` where absent or malformed.

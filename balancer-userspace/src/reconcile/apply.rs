@@ -8,7 +8,7 @@
 //! is not as it was asked for is not `settled`, and its Service is tried again by the next sweep.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     mem,
     time::{Duration, Instant},
 };
@@ -26,6 +26,7 @@ use super::{
     runs::Runs,
 };
 use crate::{
+    compact::CompactMap,
     datapath::{DatapathError, from_text, to_text},
     model::{DesiredBackend, DesiredPort, Frontend, ObjectName, PortKey},
 };
@@ -40,7 +41,7 @@ pub struct Applied {
     pub(super) affinity: Option<Duration>,
     /// The problem that stands beside its names; `None` if these are not written.
     pub(super) problem: Option<String>,
-    pub(super) members: BTreeMap<Place, Held>,
+    pub(super) members: CompactMap<Place, Held>,
     pub(super) slots: SlotRange,
     pub(super) revision: u32,
     /// Whether all of it is as it was asked for.
@@ -78,7 +79,7 @@ impl Outcome {
 pub struct Reconciler<K> {
     pub(super) kernel: K,
     pub(super) ports: HashMap<PortKey, Applied>,
-    pub(super) by_service: HashMap<ObjectName, BTreeSet<PortKey>>,
+    pub(super) by_service: HashMap<ObjectName, CompactMap<PortKey, ()>>,
     /// FRONTENDS, as it is.
     pub(super) leads: HashMap<FrontendKey, u32>,
     pub(super) lingering: Lingering,
@@ -116,6 +117,11 @@ impl<K: KernelTables> Reconciler<K> {
         self.ports.get(key)
     }
 
+    /// Whether Service `name` could not have all that it asks for, for want of room.
+    pub fn is_starved(&self, name: &ObjectName) -> bool {
+        self.starved.contains(name)
+    }
+
     /// Services, backends and slots in use.
     pub const fn used(&self) -> (u32, u32, u64) {
         (self.services.used(), self.backends.used(), self.runs.used())
@@ -123,7 +129,7 @@ impl<K: KernelTables> Reconciler<K> {
 
     /// Whether applying `desired` would take a port or a backend away from Service `name`.
     pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
-        self.by_service.get(name).into_iter().flatten().any(|key| {
+        self.by_service.get(name).into_iter().flat_map(CompactMap::keys).any(|key| {
             let Some(applied) = self.ports.get(key) else { return false };
             let held = applied.members.values().map(|held| &held.backend);
             desired
@@ -149,7 +155,8 @@ impl<K: KernelTables> Reconciler<K> {
     ) -> Result<usize, DatapathError> {
         self.starved.remove(name);
         self.refused.remove(name);
-        let mut gone = self.by_service.get(name).cloned().unwrap_or_default();
+        let mut gone: BTreeSet<PortKey> =
+            self.by_service.get(name).into_iter().flat_map(CompactMap::keys).cloned().collect();
         let mut changed = 0;
         let mut failed = None;
         let mut count = |result: Result<Change, DatapathError>| match result {
@@ -229,7 +236,7 @@ impl<K: KernelTables> Reconciler<K> {
         if !outcome.lacks.is_empty() {
             self.starved.insert(desired.key.service.clone());
         }
-        self.by_service.entry(desired.key.service.clone()).or_default().insert(desired.key.clone());
+        self.by_service.entry(desired.key.service.clone()).or_default().insert(desired.key.clone(), ());
         self.ports.insert(desired.key.clone(), applied);
         result.map(|()| outcome.change)
     }
@@ -265,7 +272,7 @@ impl<K: KernelTables> Reconciler<K> {
             algorithm: desired.algorithm,
             affinity: desired.affinity,
             problem: None,
-            members: BTreeMap::new(),
+            members: CompactMap::default(),
             slots: SlotRange::new(0, 0),
             revision: self.kernel.service(id).revision,
             settled: false,

@@ -5,7 +5,7 @@
 //! a member; every other one lingers, whether it was never switched to or just switched away from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -150,7 +150,7 @@ impl<K: KernelTables> Reconciler<K> {
             && led_to
             && self.kernel.service(id) == service_entry(&applied, &members)
             && self.holds(applied.slots, &layout(applied.algorithm, &members));
-        self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
+        self.by_service.entry(key.service.clone()).or_default().insert(key.clone(), ());
         self.ports.insert(key, applied);
         Ok(())
     }
@@ -229,7 +229,7 @@ fn port(service: &Service, meta: &ServiceMeta) -> Option<(PortKey, Applied)> {
         affinity: (service.affinity_seconds > 0)
             .then(|| Duration::from_secs(u64::from(service.affinity_seconds))),
         problem: Some(from_text(&meta.problem)),
-        members: BTreeMap::new(),
+        members: crate::compact::CompactMap::default(),
         slots: service.slots,
         revision: service.revision,
         settled: false,

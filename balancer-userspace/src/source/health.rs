@@ -9,8 +9,11 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+// The runtime's clock, which tests can set.
+use tokio::time::Instant;
 
 use super::SourceKind;
 

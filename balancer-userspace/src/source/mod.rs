@@ -9,6 +9,7 @@
 mod health;
 pub mod kubernetes;
 pub mod manifests;
+mod notice;
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
@@ -21,6 +22,7 @@ use kubernetes::KubernetesConfig;
 use manifests::ManifestsConfig;
 
 pub use health::{HealthSnapshot, Loss, Problem, Resource, ResourceSnapshot, SourceHealth};
+pub use notice::{Notice, NoticeReason, QUEUE as NOTICES};
 
 /// The label that names a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -71,6 +73,14 @@ impl Source {
         match self {
             Self::Manifests(_) => SourceKind::Manifests,
             Self::Kubernetes(_) => SourceKind::Kubernetes,
+        }
+    }
+
+    /// Announces notices where those who look after the Services will find them, until nobody can send any:
+    /// as Events on the Service with an API server, nowhere with manifests. `node` is who says so.
+    pub async fn announce(self, node: Arc<str>, notices: mpsc::Receiver<Notice>) {
+        if let Self::Kubernetes(config) = self {
+            kubernetes::announce(config.access, node, notices).await;
         }
     }
 

@@ -14,6 +14,7 @@ pub mod churn;
 pub mod datapath;
 pub mod facts;
 pub mod latency;
+pub mod load;
 pub mod numbers;
 pub mod programs;
 pub mod propagation;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     churn,
     facts::Facts,
-    latency,
+    latency, load,
     numbers::Spread,
     programs, propagation,
     table::table,
@@ -33,6 +33,8 @@ pub struct Report {
     pub churn: Option<churn::Results>,
     /// The agent.
     pub propagation: Vec<propagation::Row>,
+    /// The agent at an API server where much changes.
+    pub load: Option<load::Outcome>,
     /// What should be reached, and what was.
     pub targets: Vec<Target>,
 }
@@ -49,6 +51,7 @@ impl Report {
             connects: None,
             churn: None,
             propagation: Vec::new(),
+            load: None,
             targets: Vec::new(),
         }
     }
@@ -60,6 +63,7 @@ impl Report {
             self.connects.as_ref().map(targets::latency),
             self.churn.as_ref().map(targets::churn),
             Some(targets::propagation(&self.propagation)),
+            self.load.as_ref().map(targets::load),
         ]
         .into_iter()
         .flatten()
@@ -79,6 +83,7 @@ impl Report {
             self.connects.as_ref().map(connects_text),
             self.churn.as_ref().map(churn_text),
             (!self.propagation.is_empty()).then(|| propagation_text(&self.propagation)),
+            self.load.as_ref().map(load_text),
             Some(self.targets_text()),
         ];
         for section in sections.into_iter().flatten() {
@@ -225,6 +230,24 @@ fn churn_text(results: &churn::Results) -> String {
         _ = writeln!(text, "failed: {error}");
     }
     text
+}
+
+fn load_text(outcome: &load::Outcome) -> String {
+    let columns = ["changes/s", "p50 ms", "p99 ms", "max ms", "cores", "RSS MiB"];
+    let figures = [
+        outcome.changes_per_second,
+        outcome.median_ms,
+        outcome.p99_ms,
+        outcome.max_ms,
+        outcome.cores,
+        outcome.rss_mib,
+    ];
+    format!(
+        "Changes at an API server, {} Services, {} endpoints: from a slice to the kernel\n{}",
+        outcome.services,
+        outcome.endpoints,
+        table(columns, [figures.map(short)].into_iter())
+    )
 }
 
 fn propagation_text(rows: &[propagation::Row]) -> String {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     churn,
     latency::{self, BALANCER, DIRECT_ATTACHED},
-    programs, propagation,
+    load, programs, propagation,
 };
 
 /// A bound on a figure.
@@ -27,6 +27,15 @@ impl Target {
     fn new(what: impl Into<String>, measured: f64, limit: f64, unit: &'static str) -> Self {
         Self { what: what.into(), limit, measured, unit, met: measured <= limit }
     }
+}
+
+/// Of many changes at an API server.
+pub fn load(outcome: &load::Outcome) -> Vec<Target> {
+    vec![
+        Target::new("many changes: median from a slice to the kernel", outcome.median_ms, 10.0, "ms"),
+        Target::new("many changes: processor time of the agent", outcome.cores, 0.5, "cores"),
+        Target::new("many changes: memory of the agent", outcome.rss_mib, 100.0, "MiB"),
+    ]
 }
 
 /// Of a program's cost.

@@ -1,11 +1,16 @@
 //! `cargo xtask bench`: what a connect costs, beside everything else that could be done with it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the output of a command-line tool")]
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use balancer_tests::{
-    bench::{churn, facts::Facts, latency, programs, propagation, report::Report, worker},
+    bench::{churn, facts::Facts, latency, load, programs, propagation, report::Report, worker},
     topology::on_signals,
 };
 use clap::{Parser, Subcommand, ValueEnum};
@@ -56,6 +61,8 @@ enum Section {
     Churn,
     /// From a manifest to the kernel's map, first sync, memory
     Propagation,
+    /// 500 changes a second at an API server with 5,000 Services, for a minute
+    Load,
 }
 
 /// What the benchmark starts itself as, in a pod.
@@ -97,6 +104,10 @@ fn run(args: &Args) -> Result<ExitCode> {
     }
     if wanted(Section::Propagation) {
         report.propagation = propagation::measure(&[10, 5_000], effort(200, 50))?;
+    }
+    if wanted(Section::Load) {
+        let duration = Duration::from_secs(if args.quick { 15 } else { 60 });
+        report.load = Some(load::measure(load::Load { services: 5_000, per_second: 500, duration })?);
     }
     report.judge();
     report.machine.finish();

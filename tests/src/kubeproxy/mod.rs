@@ -24,7 +24,8 @@ use crate::{
     agent::get,
     apiserver::{ASSETS, ApiServer, kubeconfig::Credential},
     topology::{
-        NODE, Netns, POD_CIDR_V4, POD_CIDR_V6, Process, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Scratch, Topology, ip_batch,
+        NODE, Netns, POD_CIDR_V4, POD_CIDR_V6, Process, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Scratch, Topology,
+        ip_batch,
     },
 };
 

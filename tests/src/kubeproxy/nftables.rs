@@ -101,7 +101,8 @@ impl<'a> Table<'a> {
                 if let Some(set) = statement["set"]["set"].as_str() {
                     let name = set.trim_start_matches('@');
                     let set = self.sets.get(name).with_context(|| format!("no set {name}"))?;
-                    timeouts.insert(set["timeout"].as_u64().with_context(|| format!("{name} has no timeout"))?);
+                    timeouts
+                        .insert(set["timeout"].as_u64().with_context(|| format!("{name} has no timeout"))?);
                 }
             }
         }

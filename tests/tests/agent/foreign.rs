@@ -5,6 +5,7 @@ use std::{
     ffi::CString,
     fs::File,
     io,
+    net::SocketAddrV4,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -15,6 +16,7 @@ use std::{
 const MAP_CREATE: libc::c_long = 0;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
+const PROG_ATTACH: libc::c_long = 8;
 const PROG_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
 
@@ -66,21 +68,89 @@ struct LinkCreate {
 
 /// Attaches a program to connect() of IPv4 that lets everything pass. It goes with the returned link.
 pub fn attach(cgroup: &Path) -> OwnedFd {
+    attach_as(cgroup, "foreign")
+}
+
+/// The same under a name of at most 15 characters.
+pub fn attach_as(cgroup: &Path, name: &str) -> OwnedFd {
     // r0 = 1; exit
-    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    attach_link(cgroup, &load(name, &[0x0000_0001_0000_00b7, 0x95]))
+}
+
+/// One that sends what dials `from` to `to`, as another socket load balancer does.
+pub fn attach_rewriting(cgroup: &Path, name: &str, from: SocketAddrV4, to: SocketAddrV4) -> OwnedFd {
+    /// Offsets in `struct bpf_sock_addr`: what is dialled, both in network byte order.
+    const ADDRESS: u64 = 4;
+    const PORT: u64 = 24;
+    let word = |addr: SocketAddrV4| u64::from(u32::from_ne_bytes(addr.ip().octets()));
+    let instructions = [
+        0x1261 | ADDRESS << 16, // r2 = address
+        // Two halves of a constant of 32 bits, unsigned.
+        0x0318 | (word(from) << 32),
+        0,
+        0x0005_325d, // if r2 != from skip 5
+        0x0218 | (word(to) << 32),
+        0,
+        0x2163 | ADDRESS << 16, // address = r2
+        0x02b7 | u64::from(to.port().to_be()) << 32,
+        0x2163 | PORT << 16, // port = r2
+        0x0000_0001_0000_00b7,
+        0x95,
+    ];
+    attach_link(cgroup, &load(name, &instructions))
+}
+
+/// How a program is attached without a link.
+#[derive(Clone, Copy)]
+pub enum Manner {
+    /// As the only one, here and below.
+    Alone = 0,
+    /// Until one below overrides it.
+    Overridable = 1,
+}
+
+/// Attaches a program without a link, for as long as the cgroup lives. Returns its id.
+pub fn attach_without_link(cgroup: &Path, manner: Manner) -> u32 {
+    let program = load("foreign", &[0x0000_0001_0000_00b7, 0x95]);
+    let directory = File::open(cgroup).unwrap();
+    let mut attr = ProgAttach {
+        target_fd: directory.as_raw_fd() as u32,
+        attach_bpf_fd: program.as_raw_fd() as u32,
+        attach_type: INET4_CONNECT,
+        attach_flags: manner as u32,
+    };
+    bpf(PROG_ATTACH, &mut attr).unwrap();
+    programs(cgroup, INET4_CONNECT, 0)[0]
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgAttach {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+fn load(name: &str, instructions: &[u64]) -> OwnedFd {
+    let mut prog_name = [0; 16];
+    prog_name[..name.len()].copy_from_slice(name.as_bytes());
     let program = bpf(
         PROG_LOAD,
         &mut ProgLoad {
             prog_type: CGROUP_SOCK_ADDR,
-            insn_cnt: 2,
+            insn_cnt: instructions.len() as u32,
             insns: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
-            prog_name: *b"foreign\0\0\0\0\0\0\0\0\0",
+            prog_name,
             expected_attach_type: INET4_CONNECT,
             ..ProgLoad::default()
         },
     );
-    let program = owned(program.unwrap());
+    owned(program.unwrap())
+}
+
+fn attach_link(cgroup: &Path, program: &OwnedFd) -> OwnedFd {
     let cgroup = File::open(cgroup).unwrap();
     let link = bpf(
         LINK_CREATE,
@@ -145,15 +215,27 @@ struct ProgQuery {
 
 /// How many programs are attached to a cgroup itself, by whomever.
 pub fn attached(cgroup: &Path, attach_type: u32) -> u32 {
+    programs(cgroup, attach_type, 0).len() as u32
+}
+
+/// The programs that run for a cgroup's processes, those of cgroups above included, in their order.
+pub fn effective(cgroup: &Path, attach_type: u32) -> Vec<u32> {
+    /// `BPF_F_QUERY_EFFECTIVE`.
+    const EFFECTIVE: u32 = 1;
+    programs(cgroup, attach_type, EFFECTIVE)
+}
+
+fn programs(cgroup: &Path, attach_type: u32, query_flags: u32) -> Vec<u32> {
     let cgroup = File::open(cgroup).unwrap();
     let mut ids = [0_u32; 64];
     let mut attr = ProgQuery {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_type,
+        query_flags,
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: ids.len() as u32,
         ..ProgQuery::default()
     };
     bpf(PROG_QUERY, &mut attr).unwrap();
-    attr.prog_cnt
+    ids[..attr.prog_cnt as usize].to_vec()
 }

@@ -42,7 +42,7 @@ fn with_lease(lease: Duration, set: &Set) -> AgentOptions {
     AgentOptions { lease: Some(lease), pins: Some(set.pins().to_owned()), ..AgentOptions::default() }
 }
 
-fn passes(set: &Set) -> u64 {
+pub fn passes(set: &Set) -> u64 {
     let stats = balancer_userspace::datapath::read_snapshot(set.pins()).unwrap();
     stats.services.iter().map(|service| service.passes[0]).sum()
 }

@@ -7,11 +7,14 @@ mod set;
 mod tables;
 
 mod change;
+mod containers;
 mod detach;
 mod lease;
 mod modes;
 mod partial;
 mod restart;
 mod second;
+mod socket_lb;
+mod stale;
 mod start;
 mod storm;

@@ -24,20 +24,21 @@ use crate::{
 const NO_BPFFS: &str = "while umount -l /sys/fs/bpf 2>&-; do :; done";
 
 /// How an agent is started that should not come up.
-struct Attempt {
+pub struct Attempt {
     /// What runs before it, in a shell, in a mount namespace of its own.
     before: Option<String>,
     /// A command that it runs under.
     under: Vec<OsString>,
     binary: PathBuf,
     manifests: PathBuf,
-    cgroup: Option<PathBuf>,
+    /// `--cgroup`.
+    pub cgroup: Option<PathBuf>,
     pins: PathBuf,
     arguments: Vec<String>,
 }
 
 impl Attempt {
-    fn new(set: &Set, pins: &Path) -> Self {
+    pub fn new(set: &Set, pins: &Path) -> Self {
         Self {
             before: None,
             under: Vec::new(),
@@ -49,7 +50,7 @@ impl Attempt {
         }
     }
 
-    fn under(self, command: &str) -> Self {
+    pub fn under(self, command: &str) -> Self {
         Self { under: command.split(' ').map(Into::into).collect(), ..self }
     }
 
@@ -57,7 +58,7 @@ impl Attempt {
         Self { before: Some(script.into()), ..self }
     }
 
-    fn arguments(self, arguments: &[&str]) -> Self {
+    pub fn arguments(self, arguments: &[&str]) -> Self {
         Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), ..self }
     }
 
@@ -73,7 +74,7 @@ impl Attempt {
         line
     }
 
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let line = self.line();
         let mut command = match &self.before {
             Some(script) => {
@@ -96,7 +97,7 @@ impl Attempt {
 
     /// Runs it to its end, which must come by itself, and returns the exit code and the line that says why.
     #[track_caller]
-    fn fails(&self, set: &Set) -> (i32, String) {
+    pub fn fails(&self, set: &Set) -> (i32, String) {
         let output = set.node.host().output(self.command()).unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("balancer: ")).collect();
@@ -263,7 +264,41 @@ fn it_may_not() {
             4,
             &["missing CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"],
         ),
+        (
+            "root of a user namespace",
+            Box::new(|set, pins| Attempt::new(set, pins).under("unshare --user --map-root-user")),
+            4,
+            &["refuses bpf(2)", "user namespace", "hostUsers: false"],
+        ),
+        (
+            "root under a seccomp profile",
+            Box::new(|set, pins| {
+                let mut attempt = Attempt::new(set, pins);
+                attempt.under = vec!["python3".into(), "-c".into(), without_bpf().into()];
+                attempt
+            }),
+            4,
+            &["refuses bpf(2)", "seccomp profile", "seccompProfile"],
+        ),
     ]);
+}
+
+/// A Python script that runs its arguments under a seccomp filter to which bpf(2) is forbidden, as runtimes' own
+/// profiles have it.
+fn without_bpf() -> String {
+    format!(
+        r"
+import ctypes, os, struct, sys
+def instruction(code, yes, no, k): return struct.pack('HBBI', code, yes, no, k)
+code = (instruction(0x20, 0, 0, 0) + instruction(0x15, 0, 1, {}) + instruction(6, 0, 0, 0x50001)
+    + instruction(6, 0, 0, 0x7fff0000))
+code = ctypes.create_string_buffer(code, len(code))
+program = struct.pack('HxxxxxxQ', 4, ctypes.addressof(code))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, program, 0, 0) == 0
+os.execvp(sys.argv[1], sys.argv[1:])",
+        libc::SYS_bpf
+    )
 }
 
 #[test]

@@ -12,6 +12,7 @@ use k8s_openapi::{api::core::v1::Container, apimachinery::pkg::util::intstr::Int
 use crate::{
     agent,
     objects::{Objects, VERSION, deploy},
+    rights,
 };
 
 /// What every rendering has.
@@ -61,6 +62,42 @@ fn the_base() {
     assert_eq!(arguments.http.to_string(), "127.0.0.1:9990");
     let image = agent::container(&objects.daemon_set()).image.unwrap();
     assert_eq!(image, format!("balancer:{VERSION}"));
+}
+
+/// /metrics where Prometheus reaches it, and the probes there too.
+#[test]
+fn prometheus_operator() {
+    let more = [("PrometheusRule", "balancer"), ("Service", "balancer"), ("ServiceMonitor", "balancer")];
+    let (_, arguments) = overlay("prometheus-operator", &more);
+    assert_eq!(arguments.http.to_string(), "192.0.2.1:9990");
+}
+
+/// The last argument of an overlay's agent; the agent's own parser has taken it by then.
+#[track_caller]
+fn flag(objects: &Objects) -> String {
+    agent::container(&objects.daemon_set()).args.unwrap().pop().unwrap()
+}
+
+#[test]
+fn observe() {
+    let (objects, _) = overlay("observe", &[]);
+    assert_eq!(flag(&objects), "--mode=observe");
+}
+
+#[test]
+fn opt_in() {
+    let (objects, _) = overlay("opt-in", &[]);
+    assert_eq!(flag(&objects), "--select=annotated");
+}
+
+/// The one overlay with a right more.
+#[test]
+fn pod_opt_out() {
+    let (objects, _) = overlay("pod-opt-out", &[]);
+    assert_eq!(flag(&objects), "--watch-pods");
+    let mut rights = rights::expected(&rights::BASE);
+    rights.extend(rights::expected(&[("", "pods", &["list", "watch"])]));
+    assert_eq!(rights::rights(&objects), rights);
 }
 
 /// For runtimes whose default profile refuses bpf(2): nothing else differs.

@@ -4,9 +4,14 @@
 mod agent;
 mod capabilities;
 mod container;
+mod helm;
 mod host;
 mod image;
 mod kustomize;
+mod monitoring;
 mod node;
 mod objects;
+mod prometheus;
 mod rights;
+mod systemd;
+mod upgrade;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use crate::monitoring::{PrometheusRule, ServiceMonitor};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Namespace, Service, ServiceAccount},
@@ -45,6 +46,15 @@ impl Objects {
         self.0.keys().map(|(kind, name)| (kind.as_str(), name.as_str())).collect()
     }
 
+    /// Changes every object, or leaves it out; `change` is told its kind.
+    pub fn filter_map(self, change: impl Fn(&str, Value) -> Option<Value>) -> Self {
+        let changed = self.0.into_iter().filter_map(|(key, object)| {
+            let object = change(&key.0, object)?;
+            Some((key, object))
+        });
+        Self(changed.collect())
+    }
+
     /// The one object of this kind and name.
     #[track_caller]
     pub fn get<T: DeserializeOwned>(&self, kind: &str, name: &str) -> T {
@@ -72,6 +82,8 @@ fn strict(object: &Value) {
         ("networking.k8s.io/v1", "NetworkPolicy") => round_trip::<NetworkPolicy>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => round_trip::<ClusterRole>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => round_trip::<ClusterRoleBinding>(object),
+        ("monitoring.coreos.com/v1", "ServiceMonitor") => round_trip::<ServiceMonitor>(object),
+        ("monitoring.coreos.com/v1", "PrometheusRule") => round_trip::<PrometheusRule>(object),
         other => panic!("no type for {other:?}"),
     }
 }

@@ -13,13 +13,12 @@ use crate::{
 pub type Right = (String, String, String);
 
 /// What the agent needs wherever it runs.
-pub const BASE: [(&str, &str, &[&str]); 6] = [
+pub const BASE: [(&str, &str, &[&str]); 5] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     ("", "nodes", &["get", "list", "watch"]),
-    ("", "events", &["create", "patch"]),
-    ("events.k8s.io", "events", &["create", "patch"]),
+    ("", "events", &["create"]),
 ];
 
 /// Single rights of a list such as [`BASE`].

@@ -11,7 +11,10 @@ use balancer_tests::{
     agent::{AgentOptions, Dialled},
     apiserver::objects::NAMESPACE,
     kubeproxy::{Mode, Verdict},
-    peer::{Client, Server, protocol::{Ask, Kind, LoopPlan, Setting, Until}},
+    peer::{
+        Client, Server,
+        protocol::{Ask, Kind, LoopPlan, Setting, Until},
+    },
     topology::{Pod, Topology, service_v4, service_v6},
 };
 use balancer_userspace::model::{Frontend, Protocol};
@@ -89,8 +92,10 @@ impl World<'_> {
     }
 
     fn endpoints(&self, name: &str, endpoints: &[(usize, &str, Value)]) -> Result<()> {
-        let endpoints: Vec<_> =
-            endpoints.iter().map(|(pod, node, conditions)| (&self.pods[*pod], *node, conditions.clone())).collect();
+        let endpoints: Vec<_> = endpoints
+            .iter()
+            .map(|(pod, node, conditions)| (&self.pods[*pod], *node, conditions.clone()))
+            .collect();
         for slice in slices(name, &endpoints) {
             self.cluster.admin().apply(&slice)?;
         }
@@ -103,7 +108,13 @@ impl World<'_> {
             let rules = self.cluster.proxy.rules()?;
             let all: Vec<_> = vips(n)
                 .into_iter()
-                .flat_map(|vip| [Protocol::Tcp, Protocol::Udp].map(|protocol| Frontend { addr: vip.ip(), port: vip.port(), protocol }))
+                .flat_map(|vip| {
+                    [Protocol::Tcp, Protocol::Udp].map(|protocol| Frontend {
+                        addr: vip.ip(),
+                        port: vip.port(),
+                        protocol,
+                    })
+                })
                 .map(|frontend| rules.get(&frontend).cloned())
                 .collect();
             if all.iter().all(&want) {
@@ -128,7 +139,9 @@ fn dial(client: &Client, to: SocketAddr) -> [String; 3] {
         let socket = client.socket(Kind::tcp(to))?;
         socket.set(Setting::Nonblocking)?;
         let done = match socket.connect(to) {
-            Err(error) if error.errno() == Some(Errno::INPROGRESS) => socket.finish(Duration::from_millis(500)),
+            Err(error) if error.errno() == Some(Errno::INPROGRESS) => {
+                socket.finish(Duration::from_millis(500))
+            }
             other => other,
         };
         done?;
@@ -161,7 +174,11 @@ fn dial(client: &Client, to: SocketAddr) -> [String; 3] {
 fn experiment(mode: Mode) -> Result<()> {
     let topology = Topology::new()?;
     let begun = Instant::now();
-    let cluster = Cluster::start(&topology, mode, AgentOptions { lease: Some(Duration::from_secs(2)), ..AgentOptions::default() })?;
+    let cluster = Cluster::start(
+        &topology,
+        mode,
+        AgentOptions { lease: Some(Duration::from_secs(2)), ..AgentOptions::default() },
+    )?;
     eprintln!("started in {:?}", begun.elapsed());
     let pods = topology.pods("web", 3)?;
     let servers = pods.iter().map(|pod| pod.server(PORT)).collect::<Result<_>>()?;
@@ -175,7 +192,10 @@ fn experiment(mode: Mode) -> Result<()> {
     let own = pods[0].client()?;
     let mut world = World { cluster, pods, _servers: servers };
     let ready = || json!({"ready": true});
-    world.publish(&service("web", 1), &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())])?;
+    world.publish(
+        &service("web", 1),
+        &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())],
+    )?;
     let mut out = service("out", 2);
     out["metadata"]["annotations"] = json!({"balancer.dev/enabled": "false"});
     world.publish(&out, &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())])?;
@@ -187,7 +207,10 @@ fn experiment(mode: Mode) -> Result<()> {
     sticky["spec"]["sessionAffinity"] = json!("ClientIP");
     world.publish(&sticky, &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())])?;
     let dying = || json!({"ready": false, "serving": true, "terminating": true});
-    world.publish(&service("dying", 6), &[(0, "node-1", dying()), (1, "node-1", json!({"ready": false, "serving": false}))])?;
+    world.publish(
+        &service("dying", 6),
+        &[(0, "node-1", dying()), (1, "node-1", json!({"ready": false, "serving": false}))],
+    )?;
     world.publish(&service("self", 7), &[(0, "node-1", ready())])?;
     world.settled(1, has(3))?;
     world.settled(2, has(3))?;
@@ -203,21 +226,29 @@ fn experiment(mode: Mode) -> Result<()> {
         eprintln!("=== {title}");
         for n in 1..=7u16 {
             for vip in vips(n) {
-                let who: &[(&str, &Client)] = if n == 7 { &[("own", &own)] } else { &[("pod", &client), ("host", &host)] };
+                let who: &[(&str, &Client)] =
+                    if n == 7 { &[("own", &own)] } else { &[("pod", &client), ("host", &host)] };
                 for (name, client) in who {
                     eprintln!("{:7} {name} {vip}: {:?}", names[n as usize], dial(client, vip));
                 }
             }
         }
         for service in world.cluster.agent.stats().into_iter().flatten().filter(|s| s.address.is_ipv4()) {
-            eprintln!("   {} {} picks {:?} passes {:?} opened {:?}", service.name, service.protocol,
+            eprintln!(
+                "   {} {} picks {:?} passes {:?} opened {:?}",
+                service.name,
+                service.protocol,
                 service.picks.iter().filter(|p| *p.1 > 0).collect::<Vec<_>>(),
                 service.pass_throughs.iter().filter(|p| *p.1 > 0).collect::<Vec<_>>(),
-                service.backends.iter().map(|b| b.opened).collect::<Vec<_>>());
+                service.backends.iter().map(|b| b.opened).collect::<Vec<_>>()
+            );
         }
     };
     all(&world, "balanced");
-    eprintln!("=== stickiness: {:?}", (0..6).map(|_| dial(&client, vips(5)[0])[0].clone()).collect::<Vec<_>>());
+    eprintln!(
+        "=== stickiness: {:?}",
+        (0..6).map(|_| dial(&client, vips(5)[0])[0].clone()).collect::<Vec<_>>()
+    );
 
     // Sockets that live through a change of who answers.
     let loose = client.socket(Kind::Udp4)?;
@@ -227,12 +258,17 @@ fn experiment(mode: Mode) -> Result<()> {
     connected.connect(vips(1)[0])?;
     let tcp = client.connect(vips(1)[0])?;
     let long = |title: &str| {
-        let answers: Vec<String> = (0..3).map(|_| {
-            let loose = loose.send_to(vips(1)[0]).and_then(|()| loose.receive_from()).map_or_else(|e| format!("ERR {e}"), |(from, id)| format!("{from} {}", id.pod));
-            let connected = connected.ask().map_or_else(|e| format!("ERR {e}"), |id| id.pod);
-            let tcp = tcp.ask().map_or_else(|e| format!("ERR {e}"), |id| id.pod);
-            format!("loose {loose}, connected {connected}, tcp {tcp}")
-        }).collect();
+        let answers: Vec<String> = (0..3)
+            .map(|_| {
+                let loose = loose
+                    .send_to(vips(1)[0])
+                    .and_then(|()| loose.receive_from())
+                    .map_or_else(|e| format!("ERR {e}"), |(from, id)| format!("{from} {}", id.pod));
+                let connected = connected.ask().map_or_else(|e| format!("ERR {e}"), |id| id.pod);
+                let tcp = tcp.ask().map_or_else(|e| format!("ERR {e}"), |id| id.pod);
+                format!("loose {loose}, connected {connected}, tcp {tcp}")
+            })
+            .collect();
         eprintln!("--- long-lived, {title}: {answers:?}");
     };
     long("balanced");

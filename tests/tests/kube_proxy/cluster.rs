@@ -6,9 +6,8 @@ use anyhow::Result;
 use balancer_tests::{
     agent::{Agent, AgentOptions},
     apiserver::{
-        AGENT_ACCOUNT, AGENT_NAMESPACE, Admin, ApiServer as _, RealServer,
-        kubeconfig::Credential,
-        objects, rbac_file,
+        AGENT_ACCOUNT, AGENT_NAMESPACE, Admin, ApiServer as _, RealServer, kubeconfig::Credential, objects,
+        rbac_file,
     },
     kubeproxy::{self, KubeProxy, Mode},
     topology::Topology,

@@ -15,7 +15,7 @@ use balancer_tests::{
     topology::Topology,
 };
 
-use crate::lab::{Lab, PATIENCE, TIMEOUT};
+use crate::lab::{Lab, PATIENCE};
 
 /// How long a fault lasts.
 const HOLD: Duration = Duration::from_secs(4);
@@ -188,4 +188,11 @@ fn restored_beneath_open_watches() -> Result<()> {
     lab.set("web", &[5])?;
     lab.expect(PATIENCE)?;
     Ok(())
+}
+
+/// The same objects as a real API server is given: a difference between the two shows here.
+#[test]
+fn objects_on_the_border() -> Result<()> {
+    let topology = Topology::new()?;
+    crate::real::on_the_border(&mut Lab::start(&topology, FakeServer::start(&topology)?, &[])?)
 }

@@ -15,11 +15,23 @@ use crate::{
     ui,
 };
 
-/// A program, and the Debian package that it comes in.
+/// A program, or the directory of a library, and the Debian package that it comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
+    /// A name on `PATH`, or an absolute path.
     name: &'static str,
     package: &'static str,
+}
+
+impl Program {
+    fn is_there(&self) -> bool {
+        if self.name.starts_with('/') { Path::new(self.name).exists() } else { on_path(self.name) }
+    }
+
+    /// The name, for people.
+    fn shown(&self) -> &'static str {
+        if self.name.starts_with('/') { self.package } else { self.name }
+    }
 }
 
 const IP: Program = Program { name: "ip", package: "iproute2" };
@@ -32,6 +44,19 @@ const PS: Program = Program { name: "ps", package: "procps" };
 const BUILDAH: Program = Program { name: "buildah", package: "buildah" };
 const MUSL: Program = Program { name: "musl-gcc", package: "musl-tools" };
 const RUNC: Program = Program { name: "runc", package: "runc" };
+const PROMTOOL: Program = Program { name: "promtool", package: "prometheus" };
+const GO: Program = Program { name: "go", package: "golang-go" };
+/// Go's libraries that Helm is made of, for rendering the chart.
+const GO_SPRIG: Program = Program {
+    name: "/usr/share/gocode/src/github.com/Masterminds/sprig",
+    package: "golang-github-masterminds-sprig-dev",
+};
+const GO_SCHEMA: Program = Program {
+    name: "/usr/share/gocode/src/github.com/xeipuuv/gojsonschema",
+    package: "golang-github-xeipuuv-gojsonschema-dev",
+};
+const GO_YAML: Program =
+    Program { name: "/usr/share/gocode/src/gopkg.in/yaml.v3", package: "golang-gopkg-yaml.v3-dev" };
 const KUBECTL: Program = Program { name: "kubectl", package: "kubernetes-client" };
 
 const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
@@ -42,7 +67,8 @@ const XZ: Program = Program { name: "xz", package: "xz-utils" };
 /// What the demo runs.
 pub const DEMO: &[Program] = &[IP];
 /// What the integration tests run.
-pub const TEST: &[Program] = &[IP, CURL, PYTHON, NGINX, PS, KUBECTL, BUILDAH, MUSL, RUNC];
+pub const TEST: &[Program] =
+    &[IP, CURL, PYTHON, NGINX, PS, KUBECTL, PROMTOOL, GO, GO_SPRIG, GO_SCHEMA, GO_YAML, BUILDAH, MUSL, RUNC];
 /// What an image is built with.
 pub const IMAGE: &[Program] = &[BUILDAH, MUSL];
 /// What the benchmark runs.
@@ -64,7 +90,7 @@ pub fn all() -> Vec<Program> {
 
 /// The names, for people.
 pub fn names(programs: &[Program]) -> String {
-    programs.iter().map(|program| program.name).collect::<Vec<_>>().join(", ")
+    programs.iter().map(Program::shown).collect::<Vec<_>>().join(", ")
 }
 
 /// Brings the programs that are missing.
@@ -72,7 +98,7 @@ pub fn names(programs: &[Program]) -> String {
 /// # Errors
 /// Names every missing program where they cannot be installed: without root, or without apt-get.
 pub fn packages(programs: &[Program]) -> Result<Found> {
-    let missing: Vec<_> = programs.iter().copied().filter(|program| !on_path(program.name)).collect();
+    let missing: Vec<_> = programs.iter().copied().filter(|program| !program.is_there()).collect();
     if missing.is_empty() {
         return Ok(Found::Present);
     }
@@ -93,11 +119,13 @@ pub fn packages(programs: &[Program]) -> Result<Found> {
     apt(&["update"])?;
     apt(&[&["install", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
     drop(quiet);
-    if missing.contains(&NGINX) && on_path("systemctl") {
-        // Nor shall it start with the machine from now on.
-        Cmd::new("systemctl").args(["--quiet", "disable", "nginx.service"]).run()?;
+    for (program, service) in [(NGINX, "nginx.service"), (PROMTOOL, "prometheus.service")] {
+        if missing.contains(&program) && on_path("systemctl") {
+            // Nor shall it start with the machine from now on.
+            Cmd::new("systemctl").args(["--quiet", "disable", service]).run()?;
+        }
     }
-    if let Some(program) = missing.iter().find(|program| !on_path(program.name)) {
+    if let Some(program) = missing.iter().find(|program| !program.is_there()) {
         bail!("package {} is installed, but there is still no `{}`", program.package, program.name);
     }
     Ok(Found::Installed)

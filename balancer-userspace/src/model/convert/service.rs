@@ -8,7 +8,7 @@ use super::{
     MAX_LABEL, Skip, address, is_port_name, object_name, own_annotations, port_number, protocol, quote,
 };
 use crate::model::{
-    Exclusion, Family, InternalTraffic, PortSpec, ServiceSpec, annotations, problems::Problems,
+    Exclusion, Family, InternalTraffic, PortSpec, ServiceSpec, Uid, annotations, problems::Problems,
 };
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where absent.
@@ -50,6 +50,7 @@ pub fn service_spec(object: &api::Service) -> Result<ServiceSpec, Skip> {
     }
     Ok(ServiceSpec {
         name,
+        uid: object.metadata.uid.as_deref().and_then(Uid::parse),
         barred,
         enabled: settings.enabled,
         cluster_ips: if addressed { cluster_ips(spec, &mut problems) } else { Vec::new() },

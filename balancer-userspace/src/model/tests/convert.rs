@@ -23,6 +23,7 @@ fn all_that_the_model_needs_of_a_service() {
     let object: core::Service = read(json!({
         "metadata": {
             "name": "web", "namespace": "shop", "creationTimestamp": "1970-01-02T00:00:01Z",
+            "uid": "7f3c1a2e-0b4d-4c5e-8f60-a1b2c3d4e5f6",
             "annotations": {"balancer.dev/algorithm": "random", "balancer.dev/": "", "example.com/x": "y"},
         },
         "spec": {
@@ -34,6 +35,7 @@ fn all_that_the_model_needs_of_a_service() {
     }));
     let expect = ServiceSpec {
         name: ObjectName::new("shop", "web"),
+        uid: Uid::parse("7f3c1a2e-0b4d-4c5e-8f60-a1b2c3d4e5f6"),
         barred: None,
         enabled: None,
         cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],

@@ -1,6 +1,7 @@
 mod convert;
 mod golden;
 mod index;
+mod nonsense;
 mod order;
 
 use std::net::IpAddr;
@@ -36,6 +37,7 @@ fn port(name: &str, port: u16) -> PortSpec {
 fn service(name: &str, addr: &str) -> ServiceSpec {
     ServiceSpec {
         name: object(name),
+        uid: None,
         barred: None,
         enabled: None,
         cluster_ips: vec![ip(addr)],

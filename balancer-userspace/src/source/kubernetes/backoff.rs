@@ -17,6 +17,11 @@ pub(super) fn about(duration: Duration) -> Duration {
     duration.mul_f64(0.8 + random() * 0.4)
 }
 
+/// Anything up to `longest`.
+pub(super) fn up_to(longest: Duration) -> Duration {
+    longest.mul_f64(random())
+}
+
 /// From 0 to below 1. Good enough to spread agents out.
 fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish();

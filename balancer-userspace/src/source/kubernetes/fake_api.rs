@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{Request, Response},
+    http::{Method, Request, Response, request::Parts},
 };
 use futures::{StreamExt, stream};
 use kube::Client;
@@ -29,6 +29,8 @@ pub(super) enum Answer {
     List(Vec<Value>, &'static str, Option<&'static str>),
     /// A watch: what happens in it, and then it is closed.
     Watch(Vec<Step>),
+    /// An object.
+    Object(Value),
     /// A failure.
     Status(u16, &'static str),
     /// The connection breaks before an answer.
@@ -58,6 +60,7 @@ pub(super) struct Asked {
     pub query: HashMap<String, String>,
     pub accept: String,
     pub at: Instant,
+    pub body: Value,
 }
 
 /// What it was told, and what it was asked.
@@ -86,36 +89,47 @@ impl FakeApi {
         let api = self.clone();
         let router = Router::new().fallback(move |request: Request<Body>| {
             let api = api.clone();
-            let answer = api.take(&request);
-            async move { answer.respond_soon().await }
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+                api.take(&parts, &body).respond_soon().await
+            }
         });
         Client::new(router, "default")
     }
 
     /// Notes a request and takes the answer to it.
-    fn take(&self, request: &Request<Body>) -> Answer {
-        let resource = request.uri().path().rsplit('/').next().unwrap_or_default();
+    fn take(&self, request: &Parts, body: &[u8]) -> Answer {
+        let resource = request.uri.path().rsplit('/').next().unwrap_or_default();
         let query: HashMap<String, String> = request
-            .uri()
+            .uri
             .query()
             .unwrap_or_default()
             .split('&')
             .filter_map(|pair| pair.split_once('='))
             .map(|(key, value)| (key.to_owned(), decode(value)))
             .collect();
-        let verb = match query.get("limit").map(String::as_str) {
+        let verb = match (&request.method, query.get("limit").map(String::as_str)) {
+            (&Method::POST, _) => "create",
             _ if query.contains_key("watch") => "watch",
-            Some("1") => "probe",
+            (_, Some("1")) => "probe",
             _ => "list",
         };
         let ask = format!("{verb} {resource}");
-        let accept = request.headers().get("accept").map(|accept| accept.to_str().unwrap().to_owned());
+        let accept = request.headers.get("accept").map(|accept| accept.to_str().unwrap().to_owned());
         let mut state = self.0.lock().unwrap();
         let answer = state.answers.get_mut(ask.as_str()).and_then(VecDeque::pop_front);
-        state.asked.push(Asked { ask, query, accept: accept.unwrap_or_default(), at: Instant::now() });
+        state.asked.push(Asked {
+            ask,
+            query,
+            accept: accept.unwrap_or_default(),
+            at: Instant::now(),
+            body: serde_json::from_slice(body).unwrap_or_default(),
+        });
         answer.unwrap_or_else(|| match verb {
             "list" => Answer::List(Vec::new(), "1", None),
             "probe" => Answer::List(Vec::new(), "1000000", None),
+            "create" => Answer::Object(json!({"metadata": {}, "involvedObject": {}})),
             _ => Answer::Watch(vec![Step::Hang]),
         })
     }
@@ -139,6 +153,7 @@ impl Answer {
                 let steps = stream::iter(steps).then(Step::bytes).scan((), |(), bytes| async { Some(bytes) });
                 Response::new(Body::from_stream(steps))
             }
+            Self::Object(object) => Response::new(Body::from(object.to_string())),
             Self::Status(code, message) => {
                 let body = status(code, message).to_string();
                 Response::builder().status(code).body(Body::from(body)).unwrap()

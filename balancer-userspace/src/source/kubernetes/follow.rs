@@ -11,6 +11,8 @@
 //! of a quiet cluster), starts the next watch at once when one is closed, and goes on with the same
 //! version when a watch request is answered with 410.
 
+mod doubt;
+
 use std::{pin::pin, sync::Arc};
 
 use futures::StreamExt;
@@ -23,12 +25,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+use self::doubt::{Trust, is_before};
 use super::{
     Timing,
     access::Connection,
     backoff,
     failure::{Answer, Doing, Failure, Then, Unauthorized, Worth, is_expired},
-    sinks::{Selector, Sink},
+    sinks::Sink,
 };
 use crate::{
     model::Event,
@@ -42,8 +45,8 @@ use crate::{
 const FAILURES_TO_RELIST: u32 = 5;
 /// Watches in a row that ended at once before that is called a failure.
 const CLOSED_TO_COMPLAIN: u32 = 3;
-/// Failures in a row after which one that may pass by itself is lasting.
-const FAILURES_TO_LAST: u32 = 3;
+/// How often in a row what may pass by itself has to happen to be called lasting.
+const TIMES_TO_LAST: u32 = 3;
 
 /// Nobody listens any more.
 pub(super) struct Closed;
@@ -54,13 +57,6 @@ pub(super) enum Gate {
     Waits(Vec<watch::Receiver<bool>>),
     /// It has waited.
     Passed,
-}
-
-/// Whether the server may be another one than before, or have another past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    Same,
-    Doubtful,
 }
 
 /// How a watch ended.
@@ -108,6 +104,8 @@ pub(super) struct Follow<S: Sink> {
     failures: u32,
     /// Watches in a row that ended at once.
     closed: u32,
+    /// Failures in a row that may pass by themselves.
+    passing: u32,
     trust: Trust,
 }
 
@@ -133,6 +131,7 @@ impl<S: Sink> Follow<S> {
             watched_at: None,
             failures: 0,
             closed: 0,
+            passing: 0,
             trust: Trust::Same,
         }
     }
@@ -365,31 +364,11 @@ impl<S: Sink> Follow<S> {
         }
     }
 
-    /// Whether the server's last version is before ours, so that a watch from ours would hear nothing of what
-    /// happens until it is reached again. It asks only where there is a doubt.
-    async fn went_back(&mut self) -> Result<bool, Failure> {
-        if self.trust == Trust::Same {
-            return Ok(false);
-        }
-        let Selector { labels, fields } = self.sink.selector();
-        let params = ListParams {
-            label_selector: labels,
-            field_selector: fields,
-            limit: Some(1),
-            ..ListParams::default()
-        };
-        let page = match timeout(self.timing.request, self.api.list(&params)).await {
-            Ok(page) => page.map_err(|error| self.client_failure(Doing::List, &error))?,
-            Err(_) => return Err(Failure::timeout(S::RESOURCE, Doing::List, self.timing.request)),
-        };
-        self.trust = Trust::Same;
-        Ok(page.metadata.resource_version.is_some_and(|version| is_before(&version, &self.version)))
-    }
-
     /// The resource is being followed as it should.
     fn well(&mut self) {
         self.failures = 0;
         self.closed = 0;
+        self.passing = 0;
         if let Some(outage) = self.health.recovered(S::RESOURCE) {
             log::info!("following {} again after {} s", S::RESOURCE.name(), outage.as_secs());
         }
@@ -404,7 +383,8 @@ impl<S: Sink> Follow<S> {
             self.health.set_problems(name, vec![problem]);
         }
         let Failure { class, text, extent, unauthorized, worth, .. } = failure;
-        if worth == Worth::Lasting && !self.version.is_empty() && self.failures < FAILURES_TO_LAST {
+        self.passing = if worth == Worth::Lasting { self.passing + 1 } else { 0 };
+        if worth == Worth::Lasting && !self.version.is_empty() && self.passing < TIMES_TO_LAST {
             _ = self.health.failed(S::RESOURCE, extent, &format!("{class}, at first"), &text);
             log::debug!("{text}");
         } else if self.health.failed(S::RESOURCE, extent, &class, &text) == Novelty::New {
@@ -450,10 +430,4 @@ impl<S: Sink> Follow<S> {
         }
         Ok(())
     }
-}
-
-/// Whether a version came before another. Versions of an API server are numbers that grow with every change; of
-/// anything else nothing is known.
-fn is_before(version: &str, other: &str) -> bool {
-    matches!((version.parse::<u64>(), other.parse::<u64>()), (Ok(version), Ok(other)) if version < other)
 }

@@ -5,6 +5,7 @@
 //! unreachable API server changes nothing, and no failure is final.
 
 mod access;
+mod announce;
 mod backoff;
 mod failure;
 mod follow;
@@ -17,9 +18,9 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{Events, SourceError, SourceHealth};
+use super::{Events, Notice, SourceError, SourceHealth};
 use access::Connection;
 use follow::{Follow, Gate};
 use sinks::{KindSink, Namespaces, NodeSink, Pods, Services, Slices};
@@ -141,6 +142,15 @@ pub async fn run(
 /// When it cannot, by name.
 pub async fn check(access: &Access) -> Result<(), SourceError> {
     Connection::new(access.clone()).await.map(drop)
+}
+
+/// Writes notices as Events on their Services, until nobody can send any. What cannot be written is dropped.
+pub(super) async fn announce(access: Access, node: Arc<str>, notices: mpsc::Receiver<Notice>) {
+    match Connection::new(access).await {
+        Ok(connection) => announce::run(connection, node, notices, announce::Timing::default()).await,
+        // The source itself ends with it.
+        Err(error) => log::debug!("no Events are written: {error}"),
+    }
 }
 
 async fn follow_all(

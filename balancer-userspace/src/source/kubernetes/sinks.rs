@@ -308,10 +308,7 @@ impl Sink for NodeSink {
         match self.found.take() {
             Some(node) => self.report(node),
             None => {
-                log::warn!(
-                    "there is no Node {}: check --node-name; its zone is taken for unknown",
-                    self.name
-                );
+                log::warn!("there is no Node {}: check --node; its zone is taken for unknown", self.name);
                 self.unknown()
             }
         }

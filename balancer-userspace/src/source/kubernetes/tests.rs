@@ -1,5 +1,7 @@
 //! The source against an API server that misbehaves, on virtual time.
 
+mod announce;
+mod day;
 mod failures;
 mod namespaces;
 mod node;

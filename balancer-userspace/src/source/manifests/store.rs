@@ -72,10 +72,17 @@ struct Kept {
     /// Of its text.
     hash: u64,
     objects: Vec<(Key, u64)>,
+    /// Nearly all documents have none.
+    faults: Option<Box<Faults>>,
+    number: u32,
+    line: u32,
+}
+
+/// What is wrong with a document.
+#[derive(Debug, Default)]
+struct Faults {
     malformed: Vec<Fault>,
     unusable: Vec<Fault>,
-    number: usize,
-    line: usize,
 }
 
 #[derive(Debug, Default)]
@@ -154,18 +161,20 @@ impl Store {
                     let kept = match old.remove(&hash) {
                         // Faults know their line, and may have moved.
                         Some(kept) if kept.is_clean() && self.is_settled(&kept, name) => {
-                            Kept { number: document.number, line: document.line, ..kept }
+                            Kept { number: number(document.number), line: number(document.line), ..kept }
                         }
                         _ => self.keep(name, &document, hash, fresh),
                     };
                     file.documents.push(kept);
                 }
+                file.documents.shrink_to_fit();
             }
             Err(error) => {
                 let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
                 let why = "it is not UTF-8".to_owned();
                 let malformed = vec![Fault { line: Some(line), object: None, why }];
-                file.documents.push(Kept { number: 1, line, malformed, ..Kept::default() });
+                let faults = Some(Box::new(Faults { malformed, unusable: Vec::new() }));
+                file.documents.push(Kept { number: 1, line: number(line), faults, ..Kept::default() });
             }
         }
         if file.is_malformed() {
@@ -188,7 +197,7 @@ impl Store {
 
     fn keep(&self, name: &FileName, document: &Document<'_>, hash: u64, fresh: &mut Fresh) -> Kept {
         let Parsed { objects, malformed, unusable } = parse::parse(document);
-        let objects = objects
+        let mut objects: Vec<_> = objects
             .into_iter()
             .filter(|object| !matches!(object, Object::Node(node) if node.name != self.node))
             .map(|object| {
@@ -198,14 +207,20 @@ impl Store {
                 (key, hash)
             })
             .collect();
-        Kept { hash, objects, malformed, unusable, number: document.number, line: document.line }
+        objects.shrink_to_fit();
+        let faults = (!(malformed.is_empty() && unusable.is_empty()))
+            .then(|| Box::new(Faults { malformed, unusable }));
+        Kept { hash, objects, faults, number: number(document.number), line: number(document.line) }
     }
 
     fn own(&mut self, key: &Key, name: &FileName, hash: u64) {
         let owners = self.objects.entry(key.clone()).or_default();
         match owners.files.binary_search_by(|(owner, _)| owner.cmp(name)) {
             Ok(at) => owners.files[at].1 = hash,
-            Err(at) => owners.files.insert(at, (name.clone(), hash)),
+            Err(at) => {
+                owners.files.reserve_exact(1);
+                owners.files.insert(at, (name.clone(), hash));
+            }
         }
     }
 
@@ -266,8 +281,11 @@ impl Store {
             });
         }
         for document in &file.documents {
-            let malformed = document.malformed.iter().map(|fault| (fault, kept, Loss::Unknown));
-            let unusable = document.unusable.iter().map(|fault| (fault, "", Loss::Object));
+            let faults = document.faults.as_deref();
+            let malformed = faults.map_or(&[][..], |faults| &faults.malformed);
+            let unusable = faults.map_or(&[][..], |faults| &faults.unusable);
+            let malformed = malformed.iter().map(|fault| (fault, kept, Loss::Unknown));
+            let unusable = unusable.iter().map(|fault| (fault, "", Loss::Object));
             for (fault, kept, loss) in malformed.chain(unusable) {
                 problems.push(Problem {
                     what: place(name, document, fault),
@@ -308,14 +326,20 @@ impl File {
     }
 
     fn is_malformed(&self) -> bool {
-        self.documents.iter().any(|kept| !kept.malformed.is_empty())
+        let faults = self.documents.iter().filter_map(|kept| kept.faults.as_deref());
+        faults.into_iter().any(|faults| !faults.malformed.is_empty())
     }
 }
 
 impl Kept {
     fn is_clean(&self) -> bool {
-        self.malformed.is_empty() && self.unusable.is_empty()
+        self.faults.is_none()
     }
+}
+
+/// Files are not that long.
+fn number(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// A .json file is one JSON value after another, the others are YAML streams.

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     future::pending,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,13 +22,10 @@ use super::{
     fault::{Fault, Faults},
     rbac::{self, User},
     request::{Asked, Verb},
-    selector::Selectors,
+    rules::{as_asked, check, failed, invalid, merge, missing, selectors, wants_metadata},
     store::{Key, Page, Store},
     watching::Watching,
 };
-
-/// What annotations of an object may weigh together.
-const ANNOTATIONS: usize = 256 * 1024;
 
 /// How often a bookmark is sent unless a test says otherwise.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -47,6 +47,8 @@ pub(super) struct Cluster {
     pub frozen: watch::Sender<bool>,
     pub faults: Faults,
     tokens: Mutex<HashMap<String, User>>,
+    /// How many tokens were issued.
+    issued: AtomicU64,
     bookmarks: Mutex<Duration>,
     /// How often each thing was asked at the front door.
     counts: Mutex<HashMap<(Verb, String), u64>>,
@@ -60,6 +62,7 @@ impl Cluster {
             news: watch::Sender::new(0),
             frozen: watch::Sender::new(false),
             faults: Faults::default(),
+            issued: AtomicU64::new(0),
             tokens: Mutex::new([(admin_token.to_owned(), admin)].into()),
             bookmarks: Mutex::new(BOOKMARKS),
             counts: Mutex::default(),
@@ -256,8 +259,9 @@ impl Cluster {
     fn issue_token(&self, asked: &Asked) -> Result<Response<Body>, Denied> {
         self.read(|store| store.get(&asked.key()).cloned()).ok_or_else(|| missing(asked))?;
         let mut tokens = lock(&self.tokens);
-        let token =
-            format!("token-{}-{}-{}", asked.namespace, asked.name, jiff::Timestamp::now().as_nanosecond());
+        // A token that was taken back must not come again.
+        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        let token = format!("token-{}-{}-{number}", asked.namespace, asked.name);
         tokens.insert(token.clone(), User::account(&asked.namespace, &asked.name));
         Ok(json(
             201,
@@ -348,79 +352,6 @@ impl Cluster {
         });
         mangled
     }
-}
-
-/// A failure as API servers word it.
-fn failed(code: u16, retry_after: Option<u32>) -> Response<Body> {
-    let (reason, message) = match code {
-        401 => ("Unauthorized", "Unauthorized"),
-        403 => ("Forbidden", "forbidden by the test"),
-        410 => ("Expired", "too old resource version"),
-        429 => (
-            "TooManyRequests",
-            "the server has received too many requests and has asked us to try again later",
-        ),
-        503 => ("ServiceUnavailable", "apiserver not ready"),
-        504 => ("Timeout", "request did not complete within the allotted timeout"),
-        _ => ("InternalError", "an error on the server has prevented the request from succeeding"),
-    };
-    Denied { retry_after, ..Denied::new(code, reason, message) }.response()
-}
-
-fn selectors(asked: &Asked) -> Result<Selectors, Denied> {
-    Selectors::parse(asked.parameter("labelSelector"), asked.parameter("fieldSelector"))
-}
-
-fn missing(asked: &Asked) -> Denied {
-    Denied::new(404, "NotFound", &format!("{} \"{}\" not found", asked.resource, asked.name))
-}
-
-fn invalid(text: &str) -> Denied {
-    Denied::new(422, "Invalid", text)
-}
-
-fn check(object: &Value) -> Result<(), Denied> {
-    let annotations = object["metadata"]["annotations"].as_object().into_iter().flatten();
-    let size: usize =
-        annotations.map(|(name, value)| name.len() + value.as_str().unwrap_or_default().len()).sum();
-    if size > ANNOTATIONS {
-        return Err(invalid(&format!(
-            "metadata.annotations: Too long: may not be more than {ANNOTATIONS} bytes"
-        )));
-    }
-    Ok(())
-}
-
-/// Merges a patch as RFC 7386 has it.
-fn merge(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in patch {
-        if value.is_null() {
-            if let Some(target) = target.as_object_mut() {
-                target.remove(name);
-            }
-        } else {
-            merge(&mut target[name], value);
-        }
-    }
-}
-
-/// The object, or its metadata alone if that was asked for.
-pub(super) fn as_asked(accept: &str, object: Value) -> Value {
-    if !wants_metadata(accept) || object["kind"] == "Status" {
-        return object;
-    }
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
-}
-
-fn wants_metadata(accept: &str) -> bool {
-    accept.contains("as=PartialObjectMetadata")
 }
 
 /// A test that panicked elsewhere has failed already.

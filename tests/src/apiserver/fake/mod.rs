@@ -12,6 +12,7 @@ mod fault;
 mod handle;
 mod rbac;
 mod request;
+mod rules;
 mod selector;
 mod store;
 mod watching;
@@ -35,6 +36,7 @@ pub use self::{
 };
 use self::{
     handle::Cluster,
+    store::Key,
     wire::{Front, Identities},
 };
 use super::{
@@ -149,6 +151,14 @@ impl<'t> FakeServer<'t> {
     /// Goes back to a state, versions included; open watches do not notice.
     pub fn restore(&self, backup: &Backup) {
         self.cluster.write(|store| store.restore(backup));
+    }
+
+    /// Writes an object of a resource (`services`, `endpointslices.discovery.k8s.io`) without HTTP, for tests that write
+    /// a lot.
+    pub fn put(&self, resource: &str, object: Value) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let key = Key { resource: resource.into(), namespace: text("namespace"), name: text("name") };
+        self.cluster.write(|store| store.put(key, object));
     }
 
     /// Time between bookmarks, from the next one of each watch on.

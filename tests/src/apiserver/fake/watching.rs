@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     answer::{Denied, Pieces},
     fault::WatchFault,
-    handle::{Cluster, as_asked},
+    handle::Cluster,
     request::Asked,
+    rules::as_asked,
     selector::Selectors,
     store::Change,
 };

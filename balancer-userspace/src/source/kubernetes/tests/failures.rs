@@ -124,6 +124,33 @@ async fn failures_are_retried_for_ever_and_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_away_for_hours_takes_nothing_away() {
+    const HOURS: Duration = Duration::from_secs(12 * 3600);
+    let api = FakeApi::default();
+    // Each list and each watch ends by itself at some time; from then on nothing is answered but 503.
+    let items = || vec![service("a", 1, "1"), service("b", 2, "2")];
+    api.answer("list services", [Answer::List(items(), "10", None)]);
+    api.answer("watch services", [Answer::Watch(vec![bookmark("11")])]);
+    api.answer("watch services", (0..100_000).map(|_| Answer::Status(503, "away")));
+    api.answer("list services", (0..100_000).map(|_| Answer::Status(503, "away")));
+    let mut harness = Harness::start(api.clone());
+    harness.expect(&["all [a:1 b:2]"]).await;
+    let start = Instant::now();
+    harness.expect_quiet(HOURS).await;
+
+    // Nothing was said of Services, the age of the view is what it is, and the attempts are few but do not end.
+    let contact = harness.health.contact().unwrap();
+    assert!(contact <= start.elapsed() && contact + Duration::from_secs(5) > HOURS, "{contact:?}");
+    assert!(harness.health.synced(), "what was listed is still so");
+    let attempts = api.asked("list services").len() + api.asked("watch services").len();
+    let bounds = HOURS.as_secs() as usize / 30 / 2..HOURS.as_secs() as usize / 10;
+    assert!(bounds.contains(&attempts), "{attempts} attempts in {HOURS:?}, not {bounds:?}");
+    let last = api.asked("watch services").into_iter().chain(api.asked("list services"));
+    let last = last.map(|asked| asked.at).max().unwrap();
+    assert!(last.elapsed() <= Duration::from_secs(31), "it has given up: {:?}", last.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_is_forbidden_leaves_the_view_and_lists_now_and_then() {
     let api = FakeApi::default();
     api.answer("list services", [list("10"), Answer::List(vec![service("b", 2, "1")], "20", None)]);
