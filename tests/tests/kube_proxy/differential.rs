@@ -18,11 +18,7 @@ use balancer_tests::{
 use balancer_userspace::model::{Frontend, Protocol};
 use serde_json::json;
 
-use crate::{
-    cluster::Cluster,
-    random::World,
-    tables::Tables,
-};
+use crate::{cluster::Cluster, random::World, tables::Tables};
 
 /// How long both get to take a round in.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +34,30 @@ fn nftables() -> Result<()> {
 #[test]
 fn iptables() -> Result<()> {
     differential(Mode::Iptables)
+}
+
+/// Which labels make kube-proxy overlook an object: those of a Service, and those of a slice.
+#[test]
+fn labels() -> Result<()> {
+    let topology = Topology::new()?;
+    let cluster = Cluster::start(&topology, Mode::Nftables, AgentOptions::default())?;
+    let tables = Tables::open(cluster.agent.pins())?;
+    let label = |object: &mut serde_json::Value, name: &str| object["metadata"]["labels"][name] = json!("x");
+    for (n, name) in (0..).zip(["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"])
+    {
+        for (kind, offset) in [("service", 100), ("slice", 110)] {
+            let address = std::net::IpAddr::from(service_v4(offset + n));
+            let mut service = objects::service(&format!("{kind}-{n}"), address, 80);
+            let mut slice = objects::slice(&format!("{kind}-{n}"), "a", 8080, &["10.244.9.8".parse()?]);
+            label(if kind == "service" { &mut service } else { &mut slice }, name);
+            cluster.admin().create(&service)?;
+            cluster.admin().create(&slice)?;
+        }
+    }
+    let marker = mark(cluster.admin(), 0)?;
+    let result = settle(&cluster, &tables, marker, &mut Seen::default());
+    eprintln!("{:#?}", cluster.proxy.rules()?);
+    result
 }
 
 fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -153,7 +173,8 @@ fn differences(theirs: &Rules, ours: &Rules) -> String {
     for frontend in theirs.keys().chain(ours.keys()).collect::<BTreeSet<_>>() {
         // The API server's own Service is never balanced, and other addresses than clusters' are not either.
         let balanced = is_cluster_address(frontend) && frontend.addr != std::net::IpAddr::from(service_v4(1));
-        let wanted = theirs.get(frontend).filter(|verdict| balanced && matches!(verdict, Verdict::Endpoints { .. }));
+        let wanted =
+            theirs.get(frontend).filter(|verdict| balanced && matches!(verdict, Verdict::Endpoints { .. }));
         let found = ours.get(frontend);
         if wanted != found {
             // Writing to a String cannot fail.

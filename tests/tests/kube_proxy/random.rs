@@ -184,7 +184,8 @@ impl World {
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
             "number": number,
         });
-        let service = Service { object, ports: Vec::new(), slices: BTreeMap::new(), endpoints: BTreeMap::new() };
+        let service =
+            Service { object, ports: Vec::new(), slices: BTreeMap::new(), endpoints: BTreeMap::new() };
         self.services.insert(name.to_owned(), service);
         self.change_service(admin, name)
     }
@@ -193,7 +194,8 @@ impl World {
     fn change_service(&mut self, admin: &Admin, name: &str) -> Result<()> {
         let keep_ports = self.rng.bool();
         let Some(service) = self.services.get(name) else { return Ok(()) };
-        let ports = if keep_ports && !service.ports.is_empty() { service.ports.clone() } else { self.ports() };
+        let ports =
+            if keep_ports && !service.ports.is_empty() { service.ports.clone() } else { self.ports() };
         let rng = &mut self.rng;
         let Some(service) = self.services.get_mut(name) else { return Ok(()) };
         let mut object = service.object.clone();
@@ -203,7 +205,7 @@ impl World {
             .map(|port| json!({"name": port.name, "port": port.number, "protocol": port.protocol}))
             .collect();
         if spec["type"] != "ExternalName" {
-            spec["internalTrafficPolicy"] = json!(*pick(rng, &["Cluster", "Cluster", "Cluster", "Local"]));
+            spec["internalTrafficPolicy"] = json!(*pick(rng, &["Cluster", "Cluster", "Local"]));
             spec["publishNotReadyAddresses"] = json!(rng.u8(..4) == 0);
             spec["trafficDistribution"] =
                 pick(rng, &[json!(null), json!("PreferClose"), json!("PreferSameNode")]).clone();
@@ -262,11 +264,12 @@ impl World {
     /// Makes a Service's slices anew, all or some.
     fn change_slices(&mut self, admin: &Admin, name: &str) -> Result<()> {
         let Some(service) = self.services.get(name) else { return Ok(()) };
-        let names: Vec<String> = (0..self.rng.usize(..5)).map(|index| format!("{name}-{index}")).collect();
+        let names: Vec<String> = (0..self.rng.usize(..6)).map(|index| format!("{name}-{index}")).collect();
         let stale: Vec<_> = service.slices.keys().filter(|slice| !names.contains(slice)).cloned().collect();
         for slice in stale {
             if self.rng.bool()
-                && let Some(object) = self.services.get_mut(name).and_then(|service| service.slices.remove(&slice))
+                && let Some(object) =
+                    self.services.get_mut(name).and_then(|service| service.slices.remove(&slice))
             {
                 admin.delete(&object)?;
                 self.accepted += 1;
@@ -319,7 +322,8 @@ impl World {
                 1..4 => json!(9090),
                 _ => json!(8080),
             };
-            let protocol = if rng.u8(..12) == 0 { *pick(rng, &["TCP", "UDP", "SCTP"]) } else { port.protocol };
+            let protocol =
+                if rng.u8(..12) == 0 { *pick(rng, &["TCP", "UDP", "SCTP"]) } else { port.protocol };
             let name = if rng.u8(..16) == 0 && ports.is_empty() { "elsewhere" } else { port.name };
             if rng.u8(..12) > 0 {
                 ports.push(json!({"name": name, "port": number, "protocol": protocol}));
@@ -465,7 +469,7 @@ fn conditions(rng: &mut Rng) -> Value {
         n if n < odds[1] => Some(true),
         _ => Some(false),
     };
-    for (name, odds) in [("ready", [2, 6]), ("serving", [3, 8]), ("terminating", [3, 6])] {
+    for (name, odds) in [("ready", [3, 8]), ("serving", [3, 8]), ("terminating", [3, 6])] {
         if let Some(value) = absent_or(rng, odds) {
             conditions.insert(name.to_owned(), json!(value));
         }
