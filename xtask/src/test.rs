@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that can fail, and an honest count at the end.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Result, bail};
 
@@ -18,7 +18,7 @@ use crate::{
 /// says the same.
 const KERNEL_TESTS: &str = "balancer-tests";
 
-/// Says where a real `kube-apiserver` and `etcd` are.
+/// Says where a real `kube-apiserver` and `etcd` are, and perhaps a `kube-proxy`.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// Options of `test`.
@@ -79,8 +79,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         // nextest does not count the tests of binaries that a profile leaves out.
         total.skipped += left_out.len() as u64;
     }
-    if kernel && !has_cluster() && args.nextest.is_empty() {
-        tell_no_cluster();
+    if kernel && args.nextest.is_empty() {
+        tell_lacking(at_hand());
     }
     let code = match (total.failed, left_out.is_empty() || args.unprivileged) {
         (0, true) => ExitCode::SUCCESS,
@@ -95,10 +95,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn nextest(args: &Args, kernel: bool, environment: impl Fn(Cmd) -> Cmd) -> Result<Summary> {
     let mut cmd =
         environment(workspace_wide("nextest", &["run"])?).args(["--no-fail-fast", "--no-tests=pass"]);
-    if !kernel {
-        cmd = cmd.args(["--profile", "unprivileged"]);
-    } else if has_cluster() {
-        cmd = cmd.args(["--profile", "cluster"]);
+    let profile = if kernel { at_hand().profile() } else { Some("unprivileged") };
+    if let Some(profile) = profile {
+        cmd = cmd.args(["--profile", profile]);
     }
     if ui::colour() {
         cmd = cmd.args(["--color", "always"]);
@@ -143,24 +142,62 @@ fn kernel_tests(args: &Args) -> Vec<String> {
     list(&args.nextest).or_else(|| list(&[])).unwrap_or_default()
 }
 
-/// Whether a real API server is at hand.
-fn has_cluster() -> bool {
-    std::env::var_os(ASSETS).is_some_and(|assets| !assets.is_empty())
+/// How much of a real cluster is at hand.
+#[derive(Clone, Copy)]
+enum Cluster {
+    None,
+    ApiServer,
+    KubeProxy,
 }
 
-/// The tests that need a real API server are counted as skipped; this says which they are, and why.
-fn tell_no_cluster() {
+impl Cluster {
+    /// The profile of `.config/nextest.toml` that leaves out what cannot run.
+    const fn profile(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::ApiServer => Some("cluster"),
+            Self::KubeProxy => Some("kube-proxy"),
+        }
+    }
+}
+
+fn at_hand() -> Cluster {
+    match std::env::var_os(ASSETS).filter(|assets| !assets.is_empty()) {
+        None => Cluster::None,
+        Some(assets) if Path::new(&assets).join("kube-proxy").is_file() => Cluster::KubeProxy,
+        Some(_) => Cluster::ApiServer,
+    }
+}
+
+/// The tests that need more of a cluster are counted as skipped; this says which they are, and why.
+fn tell_lacking(at_hand: Cluster) {
+    let real = format!("binary_id({KERNEL_TESTS}::kubernetes) & test(/(^|::)real::/)");
+    let proxy = format!("binary_id({KERNEL_TESTS}::kube_proxy)");
+    match at_hand {
+        Cluster::None => {
+            let why = format!("{ASSETS} is not set: name a directory that holds them");
+            tell_not_run(&real, "a real kube-apiserver and etcd", &why);
+            tell_not_run(&proxy, "a real kube-apiserver, etcd and kube-proxy", &why);
+        }
+        Cluster::ApiServer => {
+            tell_not_run(&proxy, "a real kube-proxy", &format!("the directory of {ASSETS} holds none"));
+        }
+        Cluster::KubeProxy => {}
+    }
+}
+
+fn tell_not_run(filter: &str, need: &str, why: &str) {
     let list = workspace_wide("nextest", &["list"]).and_then(|cmd| {
-        cmd.args(["--profile", "cluster", "--message-format", "human", "--color", "never"])
-            .args(["-E", &format!("binary_id({KERNEL_TESTS}::kubernetes) & test(/(^|::)real::/)")])
+        cmd.args(["--profile", "kube-proxy", "--message-format", "human", "--color", "never"])
+            .args(["-E", filter])
             .output()
     });
     let names = summary::integration_tests(&list.unwrap_or_default(), KERNEL_TESTS);
-    ui::warn(format_args!("{} tests need a real kube-apiserver and etcd, and did not run:", names.len()));
+    ui::warn(format_args!("{} tests need {need}, and did not run:", names.len()));
     for name in names {
         ui::relay(&format!("    {name}"));
     }
-    ui::warn(format_args!("they did not run because {ASSETS} is not set: name a directory that holds both"));
+    ui::warn(format_args!("they did not run because {why}"));
 }
 
 fn tell_left_out(names: &[String], lacks: &[setup::Lack]) {

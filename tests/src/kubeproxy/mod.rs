@@ -87,8 +87,10 @@ impl<'t> KubeProxy<'t> {
         ip_batch(
             Some(netns),
             &[
-                "link add name services type dummy".into(),
+                "link add name services type veth peer name nowhere".into(),
+                "link set services arp off".into(),
                 "link set services up".into(),
+                "link set nowhere up".into(),
                 format!("route delete unreachable {SERVICE_CIDR_V4}"),
                 format!("route delete unreachable {SERVICE_CIDR_V6}"),
                 format!("route add {SERVICE_CIDR_V4} dev services"),

@@ -1,5 +1,6 @@
-//! The tables `ip kube-proxy` and `ip6 kube-proxy`: a map from what is dialled to a chain of the Service, whose rules lead to
-//! chains of endpoints, each of which has one destination; and a map of what has no endpoints.
+//! The tables `ip kube-proxy` and `ip6 kube-proxy`: a map from what is dialled to a chain of the Service, whose rules name its
+//! endpoints or, where clients are remembered and in earlier versions, lead to chains of one endpoint each; and a map of
+//! what has no endpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,8 +51,11 @@ impl<'a> Table<'a> {
 
     fn add_to(&self, rules: &mut Rules) -> Result<()> {
         for (key, verdict) in self.elements("service-ips")? {
-            // Load balancer addresses and external ones have keys of this form too; both sides are asked for cluster addresses alone.
             let chain = target(verdict).with_context(|| format!("{key:?} leads nowhere: {verdict}"))?;
+            // An external address, or a load balancer's: none of ours.
+            if chain.starts_with("external-") {
+                continue;
+            }
             let verdict = self.service(chain).with_context(|| format!("chain {chain} of {key:?}"))?;
             rules.insert(key, verdict);
         }
@@ -70,7 +74,11 @@ impl<'a> Table<'a> {
     fn elements(&self, map: &str) -> Result<Vec<(Frontend, &'a Value)>> {
         let map = self.maps.get(map).with_context(|| format!("no map {map}"))?;
         let elements = map["elem"].as_array().map_or(&[][..], Vec::as_slice);
-        elements.iter().map(|pair| Ok((frontend(&pair[0])?, &pair[1]))).collect()
+        let mut found = Vec::with_capacity(elements.len());
+        for pair in elements {
+            found.extend(frontend(&pair[0])?.map(|frontend| (frontend, &pair[1])));
+        }
+        Ok(found)
     }
 
     fn service(&self, chain: &str) -> Result<Verdict> {
@@ -84,13 +92,11 @@ impl<'a> Table<'a> {
         }
         let mut endpoints = BTreeSet::new();
         let mut timeouts = BTreeSet::new();
-        for chain in &targets {
-            let rules = self.chains.get(&**chain).with_context(|| format!("no rules in {chain}"))?;
+        for chain in targets.iter().map(String::as_str).chain([chain]) {
+            let rules = self.chains.get(chain).with_context(|| format!("no rules in {chain}"))?;
             for statement in rules.iter().flat_map(|rule| rule.as_array().into_iter().flatten()) {
                 if let Some(dnat) = statement.get("dnat") {
-                    let addr: IpAddr = dnat["addr"].as_str().context("dnat without an address")?.parse()?;
-                    let port = u16::try_from(dnat["port"].as_u64().context("dnat without a port")?)?;
-                    endpoints.insert(SocketAddr::new(addr, port));
+                    endpoints.extend(destinations(dnat).with_context(|| dnat.to_string())?);
                 }
                 if let Some(set) = statement["set"]["set"].as_str() {
                     let name = set.trim_start_matches('@');
@@ -100,10 +106,26 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        if endpoints.len() != targets.len() || endpoints.is_empty() || timeouts.len() > 1 {
-            bail!("chains {targets:?} lead to {endpoints:?} with time-outs {timeouts:?}");
+        if endpoints.len() < targets.len() || endpoints.is_empty() || timeouts.len() > 1 {
+            let rules = self.chains.get(chain);
+            bail!("chains {targets:?} of {rules:?} lead to {endpoints:?} with time-outs {timeouts:?}");
         }
         Ok(Verdict::Endpoints { endpoints, affinity: timeouts.into_iter().next().map(Duration::from_secs) })
+    }
+}
+
+/// Where a dnat statement leads: to one address and port, or to one of several by a map from random numbers.
+fn destinations(dnat: &Value) -> Result<Vec<SocketAddr>> {
+    let destination = |addr: &Value, port: &Value| -> Result<SocketAddr> {
+        let addr: IpAddr = addr.as_str().context("no address")?.parse()?;
+        Ok(SocketAddr::new(addr, u16::try_from(port.as_u64().context("no port")?)?))
+    };
+    match dnat["addr"]["map"]["data"]["set"].as_array() {
+        Some(elements) => {
+            let pairs = elements.iter().map(|element| &element[1]["concat"]);
+            pairs.map(|pair| destination(&pair[0], &pair[1])).collect()
+        }
+        None => Ok(vec![destination(&dnat["addr"], &dnat["port"])?]),
     }
 }
 
@@ -123,16 +145,17 @@ fn gather(value: &Value, found: &mut impl FnMut(&str)) {
     }
 }
 
-/// An element of a map, with a comment or without.
-fn frontend(element: &Value) -> Result<Frontend> {
+/// The key of an element of a map, with a comment or without; `None` for SCTP.
+fn frontend(element: &Value) -> Result<Option<Frontend>> {
     let element = element["elem"].get("val").unwrap_or(element);
     let parts = element["concat"].as_array().with_context(|| format!("not a key: {element}"))?;
     let [addr, protocol, port] = &parts[..] else { bail!("not a key: {element}") };
     let protocol = match protocol.as_str() {
         Some("tcp") => Protocol::Tcp,
         Some("udp") => Protocol::Udp,
+        Some("sctp") => return Ok(None),
         _ => bail!("unknown protocol: {element}"),
     };
     let addr = addr.as_str().context("not an address")?.parse()?;
-    Ok(Frontend { addr, port: u16::try_from(port.as_u64().context("not a port")?)?, protocol })
+    Ok(Some(Frontend { addr, port: u16::try_from(port.as_u64().context("not a port")?)?, protocol }))
 }

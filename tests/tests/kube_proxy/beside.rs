@@ -1,18 +1,19 @@
-//! What applications see with both.
+//! What applications see of both: whoever answers, the answer is the one that kube-proxy gives alone.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use balancer_tests::{
-    agent::{AgentOptions, Dialled},
+    agent::AgentOptions,
     apiserver::objects::NAMESPACE,
     kubeproxy::{Mode, Verdict},
     peer::{
-        Client, Server,
+        CallError, Client, Server, Socket,
         protocol::{Ask, Kind, LoopPlan, Setting, Until},
     },
     topology::{Pod, Topology, service_v4, service_v6},
@@ -24,27 +25,44 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const LEASE: Duration = Duration::from_secs(2);
 const PORT: u16 = 8080;
 
+/// Services by number, and the pods that may answer.
+const WEB: u16 = 10;
+const OPTED_OUT: u16 = 11;
+const EMPTY: u16 = 12;
+const NONE_LOCAL: u16 = 13;
+const STICKY: u16 = 14;
+const TERMINATING: u16 = 15;
+const ALL: [(u16, &[&str]); 6] = [
+    (WEB, &["web-1", "web-2", "web-3"]),
+    (OPTED_OUT, &["web-1", "web-2", "web-3"]),
+    (EMPTY, &[]),
+    (NONE_LOCAL, &[]),
+    (STICKY, &["web-1", "web-2", "web-3"]),
+    (TERMINATING, &["web-1"]),
+];
+
 #[test]
-fn experiment_nftables() -> Result<()> {
-    experiment(Mode::Nftables)
+fn nftables() -> Result<()> {
+    beside(Mode::Nftables)
 }
 
 #[test]
-fn experiment_iptables() -> Result<()> {
-    experiment(Mode::Iptables)
+fn iptables() -> Result<()> {
+    beside(Mode::Iptables)
 }
 
 fn vips(n: u16) -> [SocketAddr; 2] {
     [SocketAddr::new(service_v4(n).into(), 80), SocketAddr::new(service_v6(n).into(), 80)]
 }
 
-fn service(name: &str, n: u16) -> Value {
+fn service(n: u16) -> Value {
     let addresses = vips(n).map(|vip| vip.ip());
     json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": format!("s{n}"), "namespace": NAMESPACE},
         "spec": {
             "type": "ClusterIP", "clusterIP": addresses[0], "clusterIPs": addresses,
             "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack",
@@ -56,7 +74,8 @@ fn service(name: &str, n: u16) -> Value {
     })
 }
 
-fn slices(service: &str, endpoints: &[(&Pod, &str, Value)]) -> [Value; 2] {
+/// Both slices of a Service: pods with their nodes and conditions.
+fn slices(service: u16, endpoints: &[(&Pod, &str, Value)]) -> [Value; 2] {
     ["IPv4", "IPv6"].map(|family| {
         let endpoints: Vec<Value> = endpoints
             .iter()
@@ -69,11 +88,14 @@ fn slices(service: &str, endpoints: &[(&Pod, &str, Value)]) -> [Value; 2] {
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
-                "name": format!("{service}-{}", family.to_lowercase()), "namespace": NAMESPACE,
-                "labels": {"kubernetes.io/service-name": service},
+                "name": format!("s{service}-{}", family.to_lowercase()), "namespace": NAMESPACE,
+                "labels": {"kubernetes.io/service-name": format!("s{service}")},
             },
             "addressType": family,
-            "ports": [{"name": "tcp", "port": PORT, "protocol": "TCP"}, {"name": "udp", "port": PORT, "protocol": "UDP"}],
+            "ports": [
+                {"name": "tcp", "port": PORT, "protocol": "TCP"},
+                {"name": "udp", "port": PORT, "protocol": "UDP"},
+            ],
             "endpoints": endpoints,
         })
     })
@@ -82,236 +104,279 @@ fn slices(service: &str, endpoints: &[(&Pod, &str, Value)]) -> [Value; 2] {
 struct World<'t> {
     cluster: Cluster<'t>,
     pods: Vec<Pod>,
-    _servers: Vec<Server>,
+    clients: [(&'static str, Client); 2],
 }
 
-impl World<'_> {
-    fn publish(&self, service: &Value, endpoints: &[(usize, &str, Value)]) -> Result<()> {
-        self.cluster.admin().apply(service)?;
-        self.endpoints(service["metadata"]["name"].as_str().unwrap(), endpoints)
-    }
+/// What became of a call: who answered, or the error.
+type Outcome = Result<String, Option<Errno>>;
 
-    fn endpoints(&self, name: &str, endpoints: &[(usize, &str, Value)]) -> Result<()> {
+/// For each Service address and client: TCP, connected UDP, unconnected UDP.
+type Survey = BTreeMap<(SocketAddr, &'static str), [Outcome; 3]>;
+
+impl World<'_> {
+    fn endpoints(&self, service: u16, endpoints: &[(usize, &str, Value)]) -> Result<()> {
         let endpoints: Vec<_> = endpoints
             .iter()
             .map(|(pod, node, conditions)| (&self.pods[*pod], *node, conditions.clone()))
             .collect();
-        for slice in slices(name, &endpoints) {
+        for slice in slices(service, &endpoints) {
             self.cluster.admin().apply(&slice)?;
         }
         Ok(())
     }
 
-    fn settled(&self, n: u16, want: impl Fn(&Option<Verdict>) -> bool) -> Result<()> {
+    /// Waits until kube-proxy and the agent have so many endpoints for every address of every Service.
+    fn settle(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let rules = self.cluster.proxy.rules()?;
-            let all: Vec<_> = vips(n)
-                .into_iter()
-                .flat_map(|vip| {
-                    [Protocol::Tcp, Protocol::Udp].map(|protocol| Frontend {
-                        addr: vip.ip(),
-                        port: vip.port(),
-                        protocol,
-                    })
+            let (rules, stats) = (self.cluster.proxy.rules()?, self.cluster.agent.stats()?);
+            let ports = ALL.iter().flat_map(|(n, pods)| {
+                let all = vips(*n).into_iter().flat_map(|vip| [(vip, Protocol::Tcp), (vip, Protocol::Udp)]);
+                all.map(|(vip, protocol)| (*n, vip, protocol, pods.len()))
+            });
+            let late: Vec<_> = ports
+                .filter(|(n, vip, protocol, count)| {
+                    let frontend = Frontend { addr: vip.ip(), port: vip.port(), protocol: *protocol };
+                    let theirs = match rules.get(&frontend) {
+                        Some(Verdict::Endpoints { endpoints, .. }) => endpoints.len() == *count,
+                        Some(Verdict::Reject) => *n == EMPTY,
+                        Some(Verdict::Drop) => *n == NONE_LOCAL,
+                        None => false,
+                    };
+                    let ours = stats.iter().find(|service| {
+                        service.address == vip.ip() && service.protocol == protocol.to_string()
+                    });
+                    let ours = ours.map(|service| {
+                        service.backends.iter().filter(|backend| backend.state != "removed").count()
+                    });
+                    !theirs || ours != (*n != OPTED_OUT).then_some(*count)
                 })
-                .map(|frontend| rules.get(&frontend).cloned())
                 .collect();
-            if all.iter().all(&want) {
+            if late.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                bail!("kube-proxy says {all:?}\n{}", self.cluster.proxy.log_end());
+                bail!("not in place: {late:?}\n{}", self.cluster.proxy.log_end());
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
-}
 
-fn has(count: usize) -> impl Fn(&Option<Verdict>) -> bool {
-    move |verdict| matches!(verdict, Some(Verdict::Endpoints { endpoints, .. }) if endpoints.len() == count)
-}
-
-/// (TCP, UDP connected, UDP not connected): who answered, or the error.
-fn dial(client: &Client, to: SocketAddr) -> [String; 3] {
-    let begun = Instant::now();
-    let tcp = (|| -> Result<String> {
-        let socket = client.socket(Kind::tcp(to))?;
-        socket.set(Setting::Nonblocking)?;
-        let done = match socket.connect(to) {
-            Err(error) if error.errno() == Some(Errno::INPROGRESS) => {
-                socket.finish(Duration::from_millis(500))
-            }
-            other => other,
-        };
-        done?;
-        socket.set(Setting::Blocking)?;
-        let peer = socket.peer()?;
-        let id = socket.ask()?;
-        ensure!(peer == to, "peer {peer}");
-        Ok(format!("{} sees {}", id.pod, id.peer.ip()))
-    })();
-    let took = begun.elapsed();
-    let udp = (|| -> Result<String> {
-        let socket = client.socket(Kind::udp(to))?;
-        socket.set(Setting::ReceiveTimeout(500))?;
-        socket.connect(to)?;
-        let id = socket.ask()?;
-        Ok(format!("{} sees {}", id.pod, id.peer.ip()))
-    })();
-    let loose = (|| -> Result<String> {
-        let socket = client.socket(Kind::udp(to))?;
-        socket.set(Setting::ReceiveTimeout(500))?;
-        socket.send_to(to)?;
-        let (from, id) = socket.receive_from()?;
-        ensure!(from == to, "from {from}");
-        Ok(format!("{} sees {}", id.pod, id.peer.ip()))
-    })();
-    let say = |result: Result<String>| result.unwrap_or_else(|error| format!("ERR {error:#}"));
-    [format!("{} ({took:?})", say(tcp)), say(udp), say(loose)]
-}
-
-fn experiment(mode: Mode) -> Result<()> {
-    let topology = Topology::new()?;
-    let begun = Instant::now();
-    let cluster = Cluster::start(
-        &topology,
-        mode,
-        AgentOptions { lease: Some(Duration::from_secs(2)), ..AgentOptions::default() },
-    )?;
-    eprintln!("started in {:?}", begun.elapsed());
-    let pods = topology.pods("web", 3)?;
-    let servers = pods.iter().map(|pod| pod.server(PORT)).collect::<Result<_>>()?;
-    let client_pod = topology.pod("client")?;
-    client_pod.route_services_to_node()?;
-    for pod in &pods {
-        pod.route_services_to_node()?;
-    }
-    let client = client_pod.client()?;
-    let host = topology.host().client()?;
-    let own = pods[0].client()?;
-    let mut world = World { cluster, pods, _servers: servers };
-    let ready = || json!({"ready": true});
-    world.publish(
-        &service("web", 1),
-        &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())],
-    )?;
-    let mut out = service("out", 2);
-    out["metadata"]["annotations"] = json!({"balancer.dev/enabled": "false"});
-    world.publish(&out, &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())])?;
-    world.publish(&service("none", 3), &[])?;
-    let mut local = service("local", 4);
-    local["spec"]["internalTrafficPolicy"] = json!("Local");
-    world.publish(&local, &[(2, "node-2", ready())])?;
-    let mut sticky = service("sticky", 5);
-    sticky["spec"]["sessionAffinity"] = json!("ClientIP");
-    world.publish(&sticky, &[(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())])?;
-    let dying = || json!({"ready": false, "serving": true, "terminating": true});
-    world.publish(
-        &service("dying", 6),
-        &[(0, "node-1", dying()), (1, "node-1", json!({"ready": false, "serving": false}))],
-    )?;
-    world.publish(&service("self", 7), &[(0, "node-1", ready())])?;
-    world.settled(1, has(3))?;
-    world.settled(2, has(3))?;
-    world.settled(3, |v| *v == Some(Verdict::Reject))?;
-    world.settled(4, |v| *v == Some(Verdict::Drop))?;
-    world.settled(5, has(3))?;
-    world.settled(6, has(1))?;
-    world.settled(7, has(1))?;
-    eprintln!("settled in {:?}", begun.elapsed());
-    world.cluster.agent.wait_for(vips(7)[1], PATIENCE, |service| service.backends.len() == 1)?;
-    let names = ["", "web", "out", "none", "local", "sticky", "dying", "self"];
-    let all = |world: &World<'_>, title: &str| {
-        eprintln!("=== {title}");
-        for n in 1..=7u16 {
+    /// Dials every Service in every way.
+    fn survey(&self) -> Result<Survey> {
+        let mut survey = Survey::new();
+        for (n, pods) in ALL {
             for vip in vips(n) {
-                let who: &[(&str, &Client)] =
-                    if n == 7 { &[("own", &own)] } else { &[("pod", &client), ("host", &host)] };
-                for (name, client) in who {
-                    eprintln!("{:7} {name} {vip}: {:?}", names[n as usize], dial(client, vip));
+                for (name, client) in &self.clients {
+                    // Over IPv6 the error to a first SYN comes while connect() holds the socket, so that the second tells, a second later.
+                    let patience = Duration::from_millis(if n == EMPTY { 5_000 } else { 200 });
+                    let outcomes =
+                        [tcp(client, vip, patience), connected(client, vip), unconnected(client, vip)];
+                    for outcome in &outcomes {
+                        let right = outcome.as_ref().map_or(pods.is_empty(), |pod| pods.contains(&&**pod));
+                        ensure!(right, "{vip} from {name}: {outcomes:?}");
+                    }
+                    survey.insert((vip, *name), outcomes);
                 }
             }
         }
-        for service in world.cluster.agent.stats().into_iter().flatten().filter(|s| s.address.is_ipv4()) {
-            eprintln!(
-                "   {} {} picks {:?} passes {:?} opened {:?}",
-                service.name,
-                service.protocol,
-                service.picks.iter().filter(|p| *p.1 > 0).collect::<Vec<_>>(),
-                service.pass_throughs.iter().filter(|p| *p.1 > 0).collect::<Vec<_>>(),
-                service.backends.iter().map(|b| b.opened).collect::<Vec<_>>()
-            );
+        // One client, one pod.
+        let (_, client) = &self.clients[0];
+        let first = tcp(client, vips(STICKY)[0], Duration::from_secs(1));
+        for _ in 0..6 {
+            let next = tcp(client, vips(STICKY)[0], Duration::from_secs(1));
+            ensure!(first.is_ok() && next == first, "{next:?} instead of {first:?}");
         }
-    };
-    all(&world, "balanced");
-    eprintln!(
-        "=== stickiness: {:?}",
-        (0..6).map(|_| dial(&client, vips(5)[0])[0].clone()).collect::<Vec<_>>()
-    );
+        Ok(survey)
+    }
 
-    // Sockets that live through a change of who answers.
-    let loose = client.socket(Kind::Udp4)?;
-    loose.set(Setting::ReceiveTimeout(500))?;
-    let connected = client.socket(Kind::Udp4)?;
-    connected.set(Setting::ReceiveTimeout(500))?;
-    connected.connect(vips(1)[0])?;
-    let tcp = client.connect(vips(1)[0])?;
-    let long = |title: &str| {
-        let answers: Vec<String> = (0..3)
-            .map(|_| {
-                let loose = loose
-                    .send_to(vips(1)[0])
-                    .and_then(|()| loose.receive_from())
-                    .map_or_else(|e| format!("ERR {e}"), |(from, id)| format!("{from} {}", id.pod));
-                let connected = connected.ask().map_or_else(|e| format!("ERR {e}"), |id| id.pod);
-                let tcp = tcp.ask().map_or_else(|e| format!("ERR {e}"), |id| id.pod);
-                format!("loose {loose}, connected {connected}, tcp {tcp}")
-            })
-            .collect();
-        eprintln!("--- long-lived, {title}: {answers:?}");
+    /// How many connects of the Service `web` were passed through for a reason.
+    fn passed(&self, reason: &str) -> Result<u64> {
+        let stats = self.cluster.agent.stats_of(vips(WEB)[0])?;
+        Ok(stats.pass_throughs.get(reason).copied().unwrap_or_default())
+    }
+}
+
+fn errno(error: &CallError) -> Option<Errno> {
+    error.errno()
+}
+
+fn tcp(client: &Client, to: SocketAddr, patience: Duration) -> Outcome {
+    let dial = || -> Result<String, CallError> {
+        let socket = client.socket(Kind::tcp(to))?;
+        socket.set(Setting::Nonblocking)?;
+        match socket.connect(to) {
+            Err(error) if error.errno() == Some(Errno::INPROGRESS) => socket.finish(patience),
+            other => other,
+        }?;
+        socket.set(Setting::Blocking)?;
+        Ok(socket.ask()?.pod)
     };
-    long("balanced");
+    dial().map_err(|error| errno(&error))
+}
+
+fn udp(client: &Client, to: SocketAddr) -> Result<Socket, CallError> {
+    let socket = client.socket(Kind::udp(to))?;
+    socket.set(Setting::ReceiveTimeout(200))?;
+    Ok(socket)
+}
+
+fn connected(client: &Client, to: SocketAddr) -> Outcome {
+    let dial = || {
+        let socket = udp(client, to)?;
+        socket.connect(to)?;
+        Ok(socket.ask()?.pod)
+    };
+    dial().map_err(|error: CallError| errno(&error))
+}
+
+fn unconnected(client: &Client, to: SocketAddr) -> Outcome {
+    let dial = || exchange(&udp(client, to)?, to);
+    dial().map_err(|error: CallError| errno(&error))
+}
+
+/// A datagram and its answer, which comes from where it was sent to.
+fn exchange(socket: &Socket, to: SocketAddr) -> Result<String, CallError> {
+    socket.send_to(to)?;
+    let (from, identity) = socket.receive_from()?;
+    if from != to {
+        return Err(anyhow::anyhow!("{from} answers for {to}").into());
+    }
+    Ok(identity.pod)
+}
+
+/// The same but for who answered.
+fn kinds(survey: &Survey) -> BTreeMap<(SocketAddr, &'static str), [Result<(), Option<Errno>>; 3]> {
+    let kind = |outcome: &Outcome| outcome.as_ref().map(drop).map_err(|error| *error);
+    survey.iter().map(|(key, outcomes)| (*key, outcomes.each_ref().map(kind))).collect()
+}
+
+/// Sockets that live on while the agent comes and goes.
+struct LongLived {
+    tcp: Socket,
+    connected: Socket,
+    unconnected: Socket,
+    pods: [String; 2],
+}
+
+impl LongLived {
+    fn new(client: &Client) -> Result<Self> {
+        let to = vips(WEB)[0];
+        let (connected, unconnected) = (udp(client, to)?, udp(client, to)?);
+        connected.connect(to)?;
+        let tcp = client.connect(to)?;
+        let pods = [tcp.ask()?.pod, connected.ask()?.pod];
+        let this = Self { tcp, connected, unconnected, pods };
+        this.check()?;
+        Ok(this)
+    }
+
+    /// What is connected stays where it is, and what is not is answered by the Service's address.
+    fn check(&self) -> Result<()> {
+        let pods = [self.tcp.ask()?.pod, self.connected.ask()?.pod];
+        ensure!(pods == self.pods, "{pods:?} instead of {:?}", self.pods);
+        for _ in 0..3 {
+            exchange(&self.unconnected, vips(WEB)[0])?;
+        }
+        Ok(())
+    }
+}
+
+fn beside(mode: Mode) -> Result<()> {
+    let topology = Topology::new()?;
+    let options = AgentOptions { lease: Some(LEASE), ..AgentOptions::default() };
+    let cluster = Cluster::start(&topology, mode, options)?;
+    let pods = topology.pods("web", 3)?;
+    let _servers: Vec<Server> = pods.iter().map(|pod| pod.server(PORT)).collect::<Result<_>>()?;
+    let client_pod = topology.pod("client")?;
+    client_pod.route_services_to_node()?;
+    let clients = [("a pod", client_pod.client()?), ("the node", topology.host().client()?)];
+    let mut world = World { cluster, pods, clients };
+
+    let ready = || json!({"ready": true});
+    let terminating = || json!({"ready": false, "serving": true, "terminating": true});
+    let three = [(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())];
+    for (n, _) in ALL {
+        let mut service = service(n);
+        match n {
+            OPTED_OUT => service["metadata"]["annotations"] = json!({"balancer.dev/enabled": "false"}),
+            NONE_LOCAL => service["spec"]["internalTrafficPolicy"] = json!("Local"),
+            STICKY => service["spec"]["sessionAffinity"] = json!("ClientIP"),
+            _ => {}
+        }
+        world.cluster.admin().create(&service)?;
+        match n {
+            EMPTY => world.endpoints(n, &[])?,
+            NONE_LOCAL => world.endpoints(n, &three[2..])?,
+            TERMINATING => {
+                let not_even = json!({"ready": false, "serving": false});
+                world.endpoints(n, &[(0, "node-1", terminating()), (1, "node-1", not_even)])?;
+            }
+            _ => world.endpoints(n, &three)?,
+        }
+    }
+    world.settle()?;
+
+    let balanced = world.survey()?;
+    let opened = world.cluster.agent.stats_of(vips(WEB)[0])?.total(|backend| backend.opened);
+    ensure!(opened == 2, "one connect of each client: {opened}");
+    let long_lived = LongLived::new(&world.clients[0].1)?;
+
     world.cluster.agent.kill()?;
-    long("killed");
-    thread::sleep(Duration::from_secs(3));
-    long("lapsed");
-    all(&world, "lapsed");
+    long_lived.check()?;
+    thread::sleep(LEASE + Duration::from_millis(500));
+    let lapsed = world.survey()?;
+    long_lived.check()?;
+    ensure!(world.passed("lease-expired")? == 2);
+
     world.cluster.agent.options_mut().arguments = vec!["--mode".into(), "observe".into()];
     world.cluster.agent.spawn()?;
     world.cluster.agent.wait_ready()?;
-    long("observe");
-    all(&world, "observe");
-    world.cluster.agent.kill()?;
-    world.cluster.agent.options_mut().arguments = vec![];
+    let observed = world.survey()?;
+    long_lived.check()?;
+    ensure!(world.passed("observed")? == 2);
+
+    world.cluster.agent.options_mut().arguments.clear();
+    world.cluster.agent.restart()?;
+    long_lived.check()?;
+    scale(&world, [terminating(), ready()])?;
+
+    world.cluster.agent.terminate()?;
+    world.cluster.agent.print(["detach"])?;
+    let alone = kinds(&world.survey()?);
+    long_lived.check()?;
+    for (phase, survey) in [("balanced", balanced), ("lapsed", lapsed), ("observed", observed)] {
+        ensure!(kinds(&survey) == alone, "{phase}: {survey:#?}\nkube-proxy alone: {alone:#?}");
+    }
+    // What is refused is refused, not lost.
+    for vip in vips(EMPTY) {
+        let refused = &alone[&(vip, "a pod")];
+        ensure!(refused[..2] == [Err(Some(Errno::CONNREFUSED)); 2], "{vip}: {refused:?}");
+    }
+
     world.cluster.agent.spawn()?;
     world.cluster.agent.wait_ready()?;
-    long("balanced again");
-    // Scaling under load.
-    let running = client.start(LoopPlan::tcp(vips(1)[0], Until::Told).ask(Ask::Identity))?;
-    let host_running = host.start(LoopPlan::tcp(vips(2)[1], Until::Told).ask(Ask::Identity))?;
-    for round in 0..30 {
-        let which: Vec<(usize, &str, Value)> = match round % 4 {
-            0 => vec![(0, "node-1", ready())],
-            1 => vec![(1, "node-1", ready()), (2, "node-2", ready())],
-            2 => vec![(0, "node-1", dying()), (2, "node-2", dying())],
-            _ => vec![(0, "node-1", ready()), (1, "node-1", ready()), (2, "node-2", ready())],
+    long_lived.check()
+}
+
+/// Endpoints come and go while both route: no connect fails, whoever answers.
+fn scale(world: &World<'_>, [terminating, ready]: [Value; 2]) -> Result<()> {
+    let [(_, pod), (_, node)] = &world.clients;
+    let balanced = pod.start(LoopPlan::tcp(vips(WEB)[0], Until::Told).ask(Ask::Identity))?;
+    let left_alone = node.start(LoopPlan::tcp(vips(OPTED_OUT)[1], Until::Told).ask(Ask::Identity))?;
+    for round in 0..20 {
+        let endpoints = match round % 4 {
+            0 => vec![(0, "node-1", ready.clone())],
+            1 => vec![(1, "node-1", ready.clone()), (2, "node-2", ready.clone())],
+            2 => vec![(0, "node-1", terminating.clone()), (2, "node-2", terminating.clone())],
+            _ => (0..3).map(|pod| (pod, "node-1", ready.clone())).collect(),
         };
-        world.endpoints("web", &which)?;
-        world.endpoints("out", &which)?;
+        world.endpoints(WEB, &endpoints)?;
+        world.endpoints(OPTED_OUT, &endpoints)?;
         thread::sleep(Duration::from_millis(50));
     }
-    let (a, b) = (running.stop()?, host_running.stop()?);
-    eprintln!("scaling: balanced {a:?}\nkube-proxy {b:?}");
-    world.cluster.agent.terminate()?;
-    eprintln!("detach: {}", world.cluster.agent.print(["detach"])?);
-    long("detached");
-    all(&world, "detached");
-    world.cluster.agent.spawn()?;
-    world.cluster.agent.wait_ready()?;
-    long("back");
-    eprintln!("{}", world.cluster.agent.log());
-    let _: Option<Dialled> = None;
-    let _ = world.cluster.proxy.process().exited()?.context("x");
-    bail!("an experiment")
+    for report in [balanced.stop()?, left_alone.stop()?] {
+        ensure!(report.failed() == 0 && report.attempts > 100, "{report:?}");
+    }
+    world.settle()
 }

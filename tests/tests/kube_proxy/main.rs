@@ -5,3 +5,6 @@
 
 mod beside;
 mod cluster;
+mod differential;
+mod random;
+mod tables;
