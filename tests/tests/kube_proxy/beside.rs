@@ -113,6 +113,9 @@ type Outcome = Result<String, Option<Errno>>;
 /// For each Service address and client: TCP, connected UDP, unconnected UDP.
 type Survey = BTreeMap<(SocketAddr, &'static str), [Outcome; 3]>;
 
+/// The same but for who answered.
+type Kinds = BTreeMap<(SocketAddr, &'static str), [Result<(), Option<Errno>>; 3]>;
+
 impl World<'_> {
     fn endpoints(&self, service: u16, endpoints: &[(usize, &str, Value)]) -> Result<()> {
         let endpoints: Vec<_> = endpoints
@@ -245,8 +248,7 @@ fn exchange(socket: &Socket, to: SocketAddr) -> Result<String, CallError> {
     Ok(identity.pod)
 }
 
-/// The same but for who answered.
-fn kinds(survey: &Survey) -> BTreeMap<(SocketAddr, &'static str), [Result<(), Option<Errno>>; 3]> {
+fn kinds(survey: &Survey) -> Kinds {
     let kind = |outcome: &Outcome| outcome.as_ref().map(drop).map_err(|error| *error);
     survey.iter().map(|(key, outcomes)| (*key, outcomes.each_ref().map(kind))).collect()
 }

@@ -55,15 +55,21 @@ fn labels() -> Result<()> {
         }
     }
     let marker = mark(cluster.admin(), 0)?;
-    let result = settle(&cluster, &tables, marker, &mut Seen::default());
-    eprintln!("{:#?}", cluster.proxy.rules()?);
-    result
+    let mut seen = Seen::default();
+    settle(&cluster, &tables, marker, &mut seen)?;
+    // A slice's label for headless Services counts, a Service's does not; it is the other way round for other proxies'.
+    ensure!(seen.endpoints == 3, "{seen:?}: {:?}", cluster.proxy.rules()?);
+    Ok(())
 }
 
 fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+#[expect(
+    clippy::print_stderr,
+    reason = "the seed belongs to the output of a failed test, the figures to that of any"
+)]
 fn differential(mode: Mode) -> Result<()> {
     let seed = from_environment("BALANCER_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let rounds = from_environment("BALANCER_TEST_ROUNDS").unwrap_or(ROUNDS);
@@ -105,7 +111,7 @@ fn differential(mode: Mode) -> Result<()> {
         world.refused.len()
     );
     ensure!(world.refused.len() * 20 < world.accepted, "too much was refused: {:#?}", world.refused);
-    ensure!(seen.endpoints > 0 && seen.rejected > 0 && seen.dropped > 0 && seen.sticky > 0, "{seen:?}");
+    ensure!(seen.endpoints > 100 && seen.rejected > 100 && seen.sticky > 0, "{seen:?}");
     Ok(())
 }
 

@@ -192,7 +192,7 @@ impl World {
 
     /// Gives a Service other ports, policies or labels; its addresses stay.
     fn change_service(&mut self, admin: &Admin, name: &str) -> Result<()> {
-        let keep_ports = self.rng.bool();
+        let keep_ports = self.rng.u8(..6) > 0;
         let Some(service) = self.services.get(name) else { return Ok(()) };
         let ports =
             if keep_ports && !service.ports.is_empty() { service.ports.clone() } else { self.ports() };
