@@ -51,8 +51,8 @@ pub struct Index {
 #[derive(Debug, Default)]
 struct Entry {
     spec: Option<ServiceSpec>,
-    /// By name.
-    slices: BTreeMap<Arc<str>, SliceSpec>,
+    /// Sorted by name. Most Services have one or two: a tree would keep room for eleven.
+    slices: Vec<Box<SliceSpec>>,
     /// As of the last [`Index::resolve`].
     problems: Vec<String>,
 }
@@ -101,7 +101,7 @@ impl Index {
             Event::AllSlices(specs) => self.replace_slices(specs),
             Event::Service(spec) => self.set_service(*spec),
             Event::ServiceGone(name) => self.remove_service(&name),
-            Event::Slice(spec) => self.set_slice(*spec),
+            Event::Slice(spec) => self.set_slice(spec),
             Event::SliceGone(name) => self.remove_slice(&name),
             Event::Node(node) => self.set_node(node),
             Event::AllNamespaces(specs) => self.replace_namespaces(specs),
@@ -132,7 +132,7 @@ impl Index {
     pub fn resolve(&mut self, service: &ObjectName) -> Vec<DesiredPort> {
         let Some(entry) = self.services.get_mut(service) else { return Vec::new() };
         let Some(spec) = &entry.spec else { return Vec::new() };
-        let slices: Vec<&SliceSpec> = entry.slices.values().collect();
+        let slices: Vec<&SliceSpec> = entry.slices.iter().map(Box::as_ref).collect();
         let namespace = self.namespaces.get(&service.namespace);
         let input = Input {
             service: spec,
@@ -186,7 +186,7 @@ impl Index {
 
     /// The slices of a Service, in the order of their names.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &SliceSpec> {
-        self.services.get(service).into_iter().flat_map(|entry| entry.slices.values())
+        self.services.get(service).into_iter().flat_map(|entry| entry.slices.iter().map(Box::as_ref))
     }
 
     /// The node as the source last reported it.
@@ -198,7 +198,7 @@ impl Index {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { slices: self.slices.len(), ..Counts::default() };
         for entry in self.services.values() {
-            counts.endpoints += entry.slices.values().map(|slice| slice.endpoints.len()).sum::<usize>();
+            counts.endpoints += entry.slices.iter().map(|slice| slice.endpoints.len()).sum::<usize>();
             match entry.spec {
                 Some(_) => counts.services += 1,
                 None => counts.orphan_slices += entry.slices.len(),
@@ -224,7 +224,7 @@ impl Index {
             specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let missed: Vec<_> = self.slices.keys().filter(|name| !new.contains_key(*name)).cloned().collect();
         missed.iter().for_each(|name| self.remove_slice(name));
-        new.into_values().for_each(|spec| self.set_slice(spec));
+        new.into_values().for_each(|spec| self.set_slice(Box::new(spec)));
     }
 
     fn set_service(&mut self, spec: ServiceSpec) {
@@ -248,14 +248,14 @@ impl Index {
         self.claims.replace(Some(&spec), None, |other| self.dirty.mark(other));
     }
 
-    fn set_slice(&mut self, spec: SliceSpec) {
+    fn set_slice(&mut self, spec: Box<SliceSpec>) {
         let service = ObjectName { namespace: spec.name.namespace.clone(), name: spec.service.clone() };
         if self.slices.get(&spec.name).is_some_and(|owner| *owner != spec.service) {
             self.remove_slice(&spec.name);
         }
         let entry = self.services.entry(service.clone()).or_default();
-        let slice = spec.name.name.clone();
-        let same = entry.slices.get(&slice).is_some_and(|old| is_same_but_for_trigger(old, &spec));
+        let place = entry.find(&spec.name.name);
+        let same = place.is_ok_and(|at| is_same_but_for_trigger(&entry.slices[at], &spec));
         let namespace = self.namespaces.get(&service.namespace);
         let balanced = entry
             .spec
@@ -263,19 +263,29 @@ impl Index {
             .is_some_and(|spec| scope(spec, namespace, self.defaults.selection) == Scope::Balanced);
         if !same && balanced {
             match spec.triggered_ms.filter(|time| *time > self.defaults.started_ms) {
-                Some(time) => self.dirty.mark_triggered(&service, &slice, time),
+                Some(time) => self.dirty.mark_triggered(&service, &spec.name.name, time),
                 None => self.dirty.mark(&service),
             }
         }
         self.slices.insert(spec.name.clone(), spec.service.clone());
-        entry.slices.insert(slice, spec);
+        match place {
+            Ok(at) => entry.slices[at] = spec,
+            Err(at) => {
+                if entry.slices.is_empty() {
+                    entry.slices.reserve_exact(1);
+                }
+                entry.slices.insert(at, spec);
+            }
+        }
     }
 
     fn remove_slice(&mut self, name: &ObjectName) {
         let Some(owner) = self.slices.remove(name) else { return };
         let service = ObjectName { namespace: name.namespace.clone(), name: owner };
         let Some(entry) = self.services.get_mut(&service) else { return };
-        entry.slices.remove(&name.name);
+        if let Ok(at) = entry.find(&name.name) {
+            entry.slices.remove(at);
+        }
         let namespace = self.namespaces.get(&service.namespace);
         match &entry.spec {
             Some(spec) if scope(spec, namespace, self.defaults.selection) == Scope::Balanced => {
@@ -345,10 +355,15 @@ impl Index {
 }
 
 impl Entry {
+    /// Where a slice of this name is, or would be.
+    fn find(&self, slice: &str) -> Result<usize, usize> {
+        self.slices.binary_search_by(|other| (*other.name.name).cmp(slice))
+    }
+
     fn depends_on_node(&self) -> bool {
         let Some(spec) = &self.spec else { return false };
         let hinted = || {
-            let mut endpoints = self.slices.values().flat_map(|slice| &slice.endpoints);
+            let mut endpoints = self.slices.iter().flat_map(|slice| &slice.endpoints);
             endpoints.any(|endpoint| !endpoint.node_hints.is_empty() || !endpoint.zone_hints.is_empty())
         };
         spec.internal_traffic == InternalTraffic::Local || hinted()

@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,12 +23,13 @@ use super::{
     diff::{self, Change},
     ids::IdPool,
     kernel::KernelTables,
-    lingering::{Lingering, Place},
+    lingering::Lingering,
+    members::Members,
     runs::Runs,
 };
 use crate::{
     datapath::{DatapathError, from_text, to_text},
-    model::{DesiredBackend, DesiredPort, Frontend, ObjectName, PortKey},
+    model::{DesiredPort, Family, Frontend, ObjectName, PortKey, Protocol},
 };
 
 /// A Service port as it is in the kernel.
@@ -40,18 +42,11 @@ pub struct Applied {
     pub(super) affinity: Option<Duration>,
     /// The problem that stands beside its names; `None` if these are not written.
     pub(super) problem: Option<String>,
-    pub(super) members: BTreeMap<Place, Held>,
+    pub(super) members: Members,
     pub(super) slots: SlotRange,
     pub(super) revision: u32,
     /// Whether all of it is as it was asked for.
     pub(super) settled: bool,
-}
-
-/// A backend that has its id.
-#[derive(Clone, Debug)]
-pub(super) struct Held {
-    pub(super) id: u32,
-    pub(super) backend: DesiredBackend,
 }
 
 /// What became of a port.
@@ -77,8 +72,8 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Reconciler<K> {
     pub(super) kernel: K,
-    pub(super) ports: HashMap<PortKey, Applied>,
-    pub(super) by_service: HashMap<ObjectName, BTreeSet<PortKey>>,
+    /// Sorted, so that the ports of a Service stand together.
+    pub(super) ports: BTreeMap<PortKey, Applied>,
     /// FRONTENDS, as it is.
     pub(super) leads: HashMap<FrontendKey, u32>,
     pub(super) lingering: Lingering,
@@ -108,7 +103,20 @@ impl<K: KernelTables> Reconciler<K> {
 
     /// Every Service that has a port in the kernel.
     pub fn known_services(&self) -> Vec<ObjectName> {
-        self.by_service.keys().cloned().collect()
+        let mut names: Vec<ObjectName> = self.ports.keys().map(|key| key.service.clone()).collect();
+        names.dedup();
+        names
+    }
+
+    /// The ports of a Service, as they are in the kernel.
+    fn ports_of(&self, name: &ObjectName) -> impl Iterator<Item = (&PortKey, &Applied)> {
+        let first = PortKey {
+            service: name.clone(),
+            port_name: Arc::default(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        self.ports.range(first..).take_while(move |(key, _)| key.service == *name)
     }
 
     /// A port as it is in the kernel.
@@ -123,13 +131,10 @@ impl<K: KernelTables> Reconciler<K> {
 
     /// Whether applying `desired` would take a port or a backend away from Service `name`.
     pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
-        self.by_service.get(name).into_iter().flatten().any(|key| {
-            let Some(applied) = self.ports.get(key) else { return false };
-            let held = applied.members.values().map(|held| &held.backend);
-            desired
-                .iter()
-                .find(|port| port.key == *key)
-                .is_none_or(|port| !diff::diff(held, &port.backends).removed.is_empty())
+        self.ports_of(name).any(|(key, applied)| {
+            desired.iter().find(|port| port.key == *key).is_none_or(|port| {
+                !diff::diff(applied.members.backends(), &port.backends).removed.is_empty()
+            })
         })
     }
 
@@ -149,7 +154,7 @@ impl<K: KernelTables> Reconciler<K> {
     ) -> Result<usize, DatapathError> {
         self.starved.remove(name);
         self.refused.remove(name);
-        let mut gone = self.by_service.get(name).cloned().unwrap_or_default();
+        let mut gone: BTreeSet<PortKey> = self.ports_of(name).map(|(key, _)| key.clone()).collect();
         let mut changed = 0;
         let mut failed = None;
         let mut count = |result: Result<Change, DatapathError>| match result {
@@ -229,7 +234,6 @@ impl<K: KernelTables> Reconciler<K> {
         if !outcome.lacks.is_empty() {
             self.starved.insert(desired.key.service.clone());
         }
-        self.by_service.entry(desired.key.service.clone()).or_default().insert(desired.key.clone());
         self.ports.insert(desired.key.clone(), applied);
         result.map(|()| outcome.change)
     }
@@ -240,7 +244,7 @@ impl<K: KernelTables> Reconciler<K> {
                 == (desired.frontend, desired.algorithm, desired.affinity)
             && self.leads.get(&frontend_key(&desired.frontend)) == Some(&applied.id)
             && applied.problem.as_deref().unwrap_or_default() == shown(desired.problem.as_deref())
-            && applied.members.values().map(|held| &held.backend).eq(&desired.backends)
+            && applied.members.backends().eq(&desired.backends)
     }
 
     /// A port that is not in the kernel yet. `None`: no room.
@@ -265,7 +269,7 @@ impl<K: KernelTables> Reconciler<K> {
             algorithm: desired.algorithm,
             affinity: desired.affinity,
             problem: None,
-            members: BTreeMap::new(),
+            members: Members::default(),
             slots: SlotRange::new(0, 0),
             revision: self.kernel.service(id).revision,
             settled: false,
@@ -365,17 +369,11 @@ impl<K: KernelTables> Reconciler<K> {
         let service = self.kernel.service(id);
         self.kernel.set_service(id, &Service { slots: SlotRange::new(0, 0), backends: 0, ..service });
         let Some(applied) = self.ports.remove(key) else { return Ok(()) };
-        for held in applied.members.values() {
+        for held in applied.members.iter() {
             self.retire(id, held, now);
         }
         self.runs.give_back(applied.slots, now);
         self.retired.insert(key.clone(), id);
-        if let Some(keys) = self.by_service.get_mut(&key.service) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_service.remove(&key.service);
-            }
-        }
         Ok(())
     }
 }

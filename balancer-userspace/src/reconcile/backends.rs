@@ -9,11 +9,12 @@ use balancer_common::{
 };
 
 use super::{
-    apply::{Applied, Held, Outcome, Reconciler},
+    apply::{Applied, Outcome, Reconciler},
     diff::{self, BackendChanges},
     kernel::KernelTables,
     layout::ring_place,
     lingering::Gone,
+    members::Held,
 };
 use crate::{
     datapath::{DatapathError, backend_meta},
@@ -34,13 +35,13 @@ impl<K: KernelTables> Reconciler<K> {
         outcome: &mut Outcome,
     ) -> Result<Vec<Held>, DatapathError> {
         let BackendChanges { mut added, removed, updated } =
-            diff::diff(applied.members.values().map(|held| &held.backend), &desired.backends);
+            diff::diff(applied.members.backends(), &desired.backends);
         for backend in updated {
-            let Some(held) = applied.members.get_mut(&(backend.addr, backend.port)) else { continue };
+            let Some(id) = applied.members.id((backend.addr, backend.port)) else { continue };
             outcome.changed();
-            self.write_backend(applied.id, held.id, &backend);
-            self.kernel.set_backend_meta(held.id, &names(&backend))?;
-            held.backend = backend;
+            self.write_backend(applied.id, id, &backend);
+            self.kernel.set_backend_meta(id, &names(&backend))?;
+            applied.members.update(backend);
         }
         if added.len() as u32 > FULL_SCAN {
             // Ids in the order of the slots: what a window reads then lies together.
@@ -66,15 +67,10 @@ impl<K: KernelTables> Reconciler<K> {
             };
             outcome.lacks(format!("{missing} endpoints left out: {full}"));
         }
-        let gone: Vec<Held> = removed
-            .iter()
-            .filter_map(|backend| applied.members.remove(&(backend.addr, backend.port)))
-            .collect();
-        if !(gone.is_empty() && staged.is_empty()) {
+        if !(removed.is_empty() && staged.is_empty()) {
             outcome.changed();
         }
-        applied.members.extend(staged.into_iter().map(|held| ((held.backend.addr, held.backend.port), held)));
-        Ok(gone)
+        Ok(applied.members.exchange(&removed, staged))
     }
 
     /// Gives a backend of Service `service` an id: that which it had, if it was there before and lingers.

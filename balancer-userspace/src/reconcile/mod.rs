@@ -13,6 +13,7 @@ pub mod ids;
 pub mod kernel;
 pub mod layout;
 mod lingering;
+mod members;
 pub mod recover;
 pub mod runs;
 mod slots;

@@ -17,13 +17,14 @@ use balancer_common::abi::{
 };
 
 use super::{
-    apply::{Applied, Held, Reconciler, frontend_key},
+    apply::{Applied, Reconciler, frontend_key},
     ids::IdPool,
     kernel::KernelTables,
     layout::layout,
     lingering::{Gone, Lingering},
+    members::{Held, Members},
     runs::Runs,
-    slots::{members, service_entry},
+    slots::{self, service_entry},
 };
 use crate::{
     datapath::{DatapathError, backend_meta, backend_names, from_text},
@@ -68,8 +69,7 @@ impl<K: KernelTables> Reconciler<K> {
         named.sort_by_key(|(_, port)| (leads.get(&frontend_key(&port.frontend)) != Some(&port.id), port.id));
         let mut reconciler = Self {
             kernel,
-            ports: HashMap::new(),
-            by_service: HashMap::new(),
+            ports: BTreeMap::new(),
             leads,
             lingering: Lingering::default(),
             retired: HashMap::new(),
@@ -129,28 +129,29 @@ impl<K: KernelTables> Reconciler<K> {
             .take(applied.slots.len() as usize)
             .map(|index| self.kernel.slot(index).backend)
             .collect();
+        let mut members = BTreeMap::new();
         for backend_id in owned {
             let entry = self.kernel.backend(backend_id);
             let usable = BackendState::from_u16(entry.state).is_usable() && in_slots.contains(&backend_id);
             let backend = self.desired_backend(backend_id, &entry)?;
             let place = (backend.addr, backend.port);
-            if usable && !applied.members.contains_key(&place) {
-                applied.members.insert(place, Held { id: backend_id, backend });
+            if usable && !members.contains_key(&place) {
+                members.insert(place, Held { id: backend_id, backend });
             } else {
                 self.disown(backend_id, id, now)?;
             }
         }
+        applied.members = members.into();
         if !led_to && applied.members.is_empty() {
             self.runs.give_back(applied.slots, now);
             self.retired.insert(key, id);
             return Ok(());
         }
-        let members = members(&applied);
+        let members = slots::members(&applied);
         applied.settled = reserved
             && led_to
             && self.kernel.service(id) == service_entry(&applied, &members)
             && self.holds(applied.slots, &layout(applied.algorithm, &members));
-        self.by_service.entry(key.service.clone()).or_default().insert(key.clone());
         self.ports.insert(key, applied);
         Ok(())
     }
@@ -229,7 +230,7 @@ fn port(service: &Service, meta: &ServiceMeta) -> Option<(PortKey, Applied)> {
         affinity: (service.affinity_seconds > 0)
             .then(|| Duration::from_secs(u64::from(service.affinity_seconds))),
         problem: Some(from_text(&meta.problem)),
-        members: BTreeMap::new(),
+        members: Members::default(),
         slots: service.slots,
         revision: service.revision,
         settled: false,

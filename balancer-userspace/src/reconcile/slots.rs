@@ -130,10 +130,10 @@ pub(super) fn members(applied: &Applied) -> Vec<Member> {
     applied
         .members
         .iter()
-        .map(|((addr, port), held)| Member {
+        .map(|held| Member {
             id: held.id,
             weight: held.backend.weight,
-            addr: SocketAddr::new(*addr, *port),
+            addr: SocketAddr::new(held.backend.addr, held.backend.port),
         })
         .collect()
 }
