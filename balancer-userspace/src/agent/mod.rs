@@ -156,6 +156,10 @@ async fn serve(
     }
     let mut recovered = Reconciler::recover(maps, Instant::now()).map_err(failure)?;
     log_recovered(&recovered);
+    // It has looked at every entry; from now on few are of interest.
+    if let Err(error) = recovered.kernel_mut().release() {
+        log::debug!("memory of the maps is kept: {error}");
+    }
     if changes_mode {
         let earlier = Mode::from_u32(recovered.kernel().control().mode);
         recovered.disband(earlier.name(), Instant::now()).map_err(failure)?;

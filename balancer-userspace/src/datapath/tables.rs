@@ -93,6 +93,16 @@ impl Maps {
         })
     }
 
+    /// Gives the memory back through which backends were read, which are the most of all that is mapped. Those
+    /// that are asked for again take some again.
+    ///
+    /// # Errors
+    /// What the kernel says; the maps stay usable.
+    pub fn release(&mut self) -> io::Result<()> {
+        self.backend_stats.release()?;
+        self.backends.release()
+    }
+
     /// Whether it is these maps that are pinned; somebody may have removed them, or put others in place.
     pub fn are_pinned(&self, pins: &Pins) -> bool {
         let own = sys::map_info(self.control.fd()).map(|info| info.id);

@@ -52,6 +52,10 @@ pub struct Index {
 struct Entry {
     spec: Option<ServiceSpec>,
     /// Sorted by name. Most Services have one or two: a tree would keep room for eleven.
+    #[expect(
+        clippy::vec_box,
+        reason = "of thousands of slices, the next one moves pointers; they come in boxes"
+    )]
     slices: Vec<Box<SliceSpec>>,
     /// As of the last [`Index::resolve`].
     problems: Vec<String>,

@@ -132,9 +132,10 @@ impl<K: KernelTables> Reconciler<K> {
     /// Whether applying `desired` would take a port or a backend away from Service `name`.
     pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
         self.ports_of(name).any(|(key, applied)| {
-            desired.iter().find(|port| port.key == *key).is_none_or(|port| {
-                !diff::diff(applied.members.backends(), &port.backends).removed.is_empty()
-            })
+            desired
+                .iter()
+                .find(|port| port.key == *key)
+                .is_none_or(|port| !diff::diff(applied.members.backends(), &port.backends).removed.is_empty())
         })
     }
 

@@ -60,7 +60,7 @@ pub(super) struct Store {
 
 #[derive(Debug, Default)]
 struct File {
-    documents: Vec<Kept>,
+    documents: Box<[Kept]>,
     /// Objects of an earlier version that the present one may have lost by being malformed.
     retained: BTreeMap<Key, u64>,
     unreadable: Option<String>,
@@ -71,7 +71,7 @@ struct File {
 struct Kept {
     /// Of its text.
     hash: u64,
-    objects: Vec<(Key, u64)>,
+    objects: Box<[(Key, u64)]>,
     malformed: Vec<Fault>,
     unusable: Vec<Fault>,
     number: usize,
@@ -146,28 +146,28 @@ impl Store {
             before.documents.into_iter().map(|kept| (kept.hash, kept)).collect();
         let old_objects: BTreeMap<Key, u64> =
             old.values().flat_map(|kept| kept.objects.iter().cloned()).chain(before.retained).collect();
-        let mut file = File::default();
+        let mut kept = Vec::with_capacity(1);
         match std::str::from_utf8(bytes) {
             Ok(stream) => {
                 for document in documents(name, stream) {
                     let hash = hash(document.text.as_bytes());
-                    let kept = match old.remove(&hash) {
+                    kept.push(match old.remove(&hash) {
                         // Faults know their line, and may have moved.
                         Some(kept) if kept.is_clean() && self.is_settled(&kept, name) => {
                             Kept { number: document.number, line: document.line, ..kept }
                         }
                         _ => self.keep(name, &document, hash, fresh),
-                    };
-                    file.documents.push(kept);
+                    });
                 }
             }
             Err(error) => {
                 let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
                 let why = "it is not UTF-8".to_owned();
                 let malformed = vec![Fault { line: Some(line), object: None, why }];
-                file.documents.push(Kept { number: 1, line, malformed, ..Kept::default() });
+                kept.push(Kept { number: 1, line, malformed, ..Kept::default() });
             }
         }
+        let mut file = File { documents: kept.into(), ..File::default() };
         if file.is_malformed() {
             let new = file.objects();
             file.retained = old_objects.into_iter().filter(|(key, _)| !new.contains_key(key)).collect();
@@ -188,7 +188,7 @@ impl Store {
 
     fn keep(&self, name: &FileName, document: &Document<'_>, hash: u64, fresh: &mut Fresh) -> Kept {
         let Parsed { objects, malformed, unusable } = parse::parse(document);
-        let objects = objects
+        let objects: Box<[_]> = objects
             .into_iter()
             .filter(|object| !matches!(object, Object::Node(node) if node.name != self.node))
             .map(|object| {
@@ -205,7 +205,11 @@ impl Store {
         let owners = self.objects.entry(key.clone()).or_default();
         match owners.files.binary_search_by(|(owner, _)| owner.cmp(name)) {
             Ok(at) => owners.files[at].1 = hash,
-            Err(at) => owners.files.insert(at, (name.clone(), hash)),
+            Err(at) => {
+                // Hardly any object stands in a second file.
+                owners.files.reserve_exact(1);
+                owners.files.insert(at, (name.clone(), hash));
+            }
         }
     }
 

@@ -45,12 +45,12 @@ const FIRST_READ_PAUSE: Duration = Duration::from_millis(5);
 struct Closed;
 
 /// What is known of a file besides its content.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Seen {
     /// The version that was last read, or tried.
     read: Option<Stamp>,
-    /// A version that the last scan found and left alone.
-    found: Option<Stamp>,
+    /// A version that the last scan found and left alone; there is hardly ever one.
+    found: Option<Box<Stamp>>,
     writing: Writing,
     failed: Failed,
 }

@@ -75,8 +75,9 @@ impl Worker {
             };
             let seen = self.seen.entry(name.clone()).or_default();
             let changed = seen.read != Some(stamp);
-            let settled = scan == Scan::Swap && seen.writing == Writing::No || seen.found == Some(stamp);
-            seen.found = (changed && !settled).then_some(stamp);
+            let settled =
+                scan == Scan::Swap && seen.writing == Writing::No || seen.found.as_deref() == Some(&stamp);
+            seen.found = (changed && !settled).then(|| Box::new(stamp));
             if changed && settled {
                 differ.push(name);
             }
