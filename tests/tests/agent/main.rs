@@ -9,6 +9,7 @@ mod tables;
 mod change;
 mod detach;
 mod lease;
+mod memory;
 mod modes;
 mod partial;
 mod restart;
