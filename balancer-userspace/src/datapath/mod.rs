@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/balancer/          locked by the running agent
-//!   v1/                          one directory per layout version
+//!   v2/                          one directory per layout version
 //!     maps/FRONTENDS …
 //!     links/connect4 …           each holds its program
 //! ```

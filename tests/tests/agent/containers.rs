@@ -17,7 +17,7 @@ use balancer_tests::{
 };
 use balancer_userspace::datapath::{self, Pins};
 
-use crate::set::{Set, vip4, wait_for};
+use crate::set::{Set, pinned, vip4, wait_for};
 
 /// What the DaemonSet has.
 const CAPABILITIES: &str = "setpriv --bounding-set -all,+bpf,+net_admin,+perfmon";
@@ -109,7 +109,7 @@ impl<'s> Container<'s> {
     fn refusal(&self) -> String {
         let output = self.set.node.host().output(self.agent_line()).unwrap();
         assert_eq!(output.status.code(), Some(5), "{output:?}");
-        assert!(!self.set.pins().join("v1").exists());
+        assert!(!pinned(self.set.pins(), "").exists());
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 

@@ -6,12 +6,12 @@ use balancer_tests::peer::protocol::Close;
 
 use crate::{
     foreign::{self, INET4_CONNECT, MapType, SOCK_RELEASE, attached},
-    set::{Set, vip4},
+    set::{Set, pinned, vip4},
     tables::{Tables, settle},
 };
 
 /// Links and maps of one installation.
-const PINS: usize = 10 + 12;
+const PINS: usize = 10 + 13;
 
 /// Everything below a directory, directories left out.
 fn files(dir: &std::path::Path) -> Vec<PathBuf> {
@@ -29,7 +29,7 @@ fn everything_of_ours_goes_and_nothing_else() {
     // Beside ours: a program on the same hook, pins of others in our directories.
     let neighbour = foreign::attach(set.node.cgroup());
     let map = foreign::map(MapType::Array, 4, 4, 1);
-    let theirs = [set.pins().join("theirs"), set.pins().join("v1/links/theirs")];
+    let theirs = [set.pins().join("theirs"), pinned(set.pins(), "links/theirs")];
     foreign::pin(&map, &theirs[0]);
     foreign::pin(&neighbour, &theirs[1]);
     assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 2);

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +17,8 @@ use balancer_tests::{
     },
     topology::{Pod, Scratch, Topology, service_v4, service_v6},
 };
+
+use balancer_userspace::datapath::Pins;
 
 use crate::tables::Expected;
 
@@ -118,6 +120,11 @@ impl Set {
 /// Short connections to `to` without end, each asking who answers.
 pub fn without_end(to: SocketAddr) -> LoopPlan {
     LoopPlan::tcp(to, Until::Told).ask(Ask::Identity).pause_us(200)
+}
+
+/// Where the agent pins something of the present layout: `maps/NAME` or `links/NAME`.
+pub fn pinned(pins: &Path, what: &str) -> PathBuf {
+    Pins::new(pins).version().join(what)
 }
 
 /// Waits until a condition holds.

@@ -10,7 +10,7 @@ use balancer_tests::{
 use crate::{
     containers::line,
     foreign::{self, INET4_CONNECT, Manner, SOCK_RELEASE, attached, effective},
-    set::{PORT, Set, vip4, wait_for},
+    set::{PORT, Set, pinned, vip4, wait_for},
     start::Attempt,
     tables::Tables,
 };
@@ -44,7 +44,7 @@ fn it_refuses_to_start_beside_one() {
             assert_has(&message, &words);
             assert_has(&message, &[name, "beside connect4", &cgroup, "--beside-socket-lb"]);
         }
-        assert!(!set.pins().join("v1").exists());
+        assert!(!pinned(set.pins(), "").exists());
         assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 1, "only theirs");
         drop(theirs);
     }

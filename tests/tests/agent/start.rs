@@ -16,7 +16,7 @@ use balancer_tests::{
 
 use crate::{
     foreign::{self, INET4_CONNECT, MapType, attached},
-    set::{Set, vip4},
+    set::{Set, pinned, vip4},
     tables::{Tables, settle},
 };
 
@@ -319,7 +319,7 @@ fn few_capabilities_are_enough() {
 #[track_caller]
 fn settle_or_log(set: &Set) {
     crate::set::wait_for("it starts", || {
-        set.pins().join("v1/links/connect6").exists()
+        pinned(set.pins(), "links/connect6").exists()
             && balancer_userspace::datapath::read_lease(set.pins()).is_ok()
     });
     crate::tables::reach(set.pins(), set.expect("shop/web", 1, 0..2));
@@ -399,7 +399,7 @@ fn pins_of_another_layout_are_not_touched() {
         ("another type", foreign::map(MapType::Array, 4, 4, 16), "its key has 4 bytes where 20 are expected"),
     ] {
         let pins = Scratch::pins();
-        let maps = pins.path().join("v1/maps");
+        let maps = pinned(pins.path(), "maps");
         fs::create_dir_all(&maps).unwrap();
         foreign::pin(&map, &maps.join("FRONTENDS"));
         let (code, message) = Attempt::new(&set, pins.path()).fails(&set);
@@ -408,12 +408,12 @@ fn pins_of_another_layout_are_not_touched() {
             assert!(message.contains(expected), "{what}: {expected:?} is not in: {message}");
         }
         assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 0, "{what}");
-        assert!(!pins.path().join("v1/links/connect4").exists());
+        assert!(!pinned(pins.path(), "links/connect4").exists());
     }
 
     // The right sizes, but a hash where an array is mapped into memory.
     let pins = Scratch::pins();
-    let maps = pins.path().join("v1/maps");
+    let maps = pinned(pins.path(), "maps");
     fs::create_dir_all(&maps).unwrap();
     let size = size_of::<balancer_common::abi::Slot>() as u32;
     foreign::pin(&foreign::map(MapType::Hash, 4, size, 1024), &maps.join("SLOTS"));
@@ -423,8 +423,8 @@ fn pins_of_another_layout_are_not_touched() {
     assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 0);
     // What the message says helps.
     let mut agent = set.stopped(&[]);
-    fs::create_dir_all(set.pins().join("v1/maps")).unwrap();
-    foreign::pin(&foreign::map(MapType::Hash, 8, 4, 16), &set.pins().join("v1/maps/FRONTENDS"));
+    fs::create_dir_all(pinned(set.pins(), "maps")).unwrap();
+    foreign::pin(&foreign::map(MapType::Hash, 8, 4, 16), &pinned(set.pins(), "maps/FRONTENDS"));
     assert!(agent.cli(["detach"]).unwrap().status.success());
     agent.spawn().unwrap();
     agent.wait_ready().unwrap();
