@@ -132,5 +132,5 @@ fn a_runtime_that_refuses_bpf_is_named_as_such() {
     });
     container.start(&node);
     assert_eq!(container.wait(), Some(4), "{}", container.log());
-    assert!(container.log().contains("by a seccomp profile"), "{}", container.log());
+    assert!(container.log().contains("a seccomp profile is in force"), "{}", container.log());
 }

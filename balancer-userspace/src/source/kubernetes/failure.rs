@@ -92,7 +92,16 @@ impl Failure {
 
     pub(super) fn timeout(resource: Resource, doing: Doing, after: Duration) -> Self {
         let text = format!("no answer within {} s", after.as_secs());
-        Self::new(resource, doing, "timeout", &text, Then::Resume)
+        Self::new(resource, doing, "timeout", &text, Then::Resume).of_the_server()
+    }
+
+    /// It would meet whoever asks, and for whatever: it is said once, not of each resource.
+    fn of_the_server(mut self) -> Self {
+        self.extent = Extent::Source;
+        if let Some((_, class)) = self.class.split_once(' ') {
+            self.class = class.to_owned();
+        }
+        self
     }
 
     pub(super) fn no_version(resource: Resource, doing: Doing) -> Self {
@@ -138,6 +147,9 @@ impl Failure {
             401 => failure.unauthorized = Unauthorized::Yes,
             403 => (failure.refused, failure.worth) = (Refused::Yes, Worth::Lasting),
             _ => {}
+        }
+        if matches!(code, 401 | 429 | 500..) {
+            failure = failure.of_the_server();
         }
         failure
     }
