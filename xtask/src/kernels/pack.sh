@@ -26,6 +26,12 @@ if ! dpkg-deb --fsys-tarfile "$package"_*.deb | tar -x -C tree --wildcards './bo
     # What one kernel has as a module is built into another.
     ! grep -v 'Not found in archive\|previous errors' missing >&2
 fi
+if ! ls tree/boot/vmlinuz-* >/dev/null 2>&1; then
+    # A package that only depends on the newest kernel of its kind.
+    echo "$package holds no kernel; name the package that does:" \
+        "$(apt-cache depends "$package" | awk '/Depends: linux-image/ { print $2; exit }')" >&2
+    exit 1
+fi
 mv tree/boot/vmlinuz-* vmlinuz
 find tree/lib -name '*.xz' -exec xz -d {} +
 find tree/lib -name '*.zst' -exec zstd -q --rm -d {} +
