@@ -44,7 +44,9 @@ impl LeftAlone {
     /// Brings the kernel's list in step. What fails is tried again at the next turn, and logged once.
     pub(super) fn refresh(&mut self, engine: &mut Engine, control: &ControlWriter) {
         let (count, result) = self.exclusions.refresh(engine.maps_mut(), Instant::now());
-        if count != engine.maps().control().excluded {
+        if let Some(count) = count
+            && count != engine.maps().control().excluded
+        {
             control.excluded(engine.maps(), count);
             log::info!("the processes of {count} cgroups are left alone");
         }

@@ -127,22 +127,24 @@ impl Exclusions {
         self.missing.len()
     }
 
-    /// Brings the kernel's list in step. Returns how many cgroups are in it, and the first thing that the kernel
-    /// refused; everything else is done all the same.
+    /// Brings the kernel's list in step. Returns how many cgroups are in it, if it could be read, and the first
+    /// thing that the kernel refused; everything else is done all the same.
     pub fn refresh(
         &mut self,
         kernel: &mut impl ExcludedCgroups,
         now: Instant,
-    ) -> (u32, Result<(), DatapathError>) {
+    ) -> (Option<u32>, Result<(), DatapathError>) {
         self.search(now);
         let mut desired: BTreeSet<u64> =
             self.paths.iter().filter_map(|path| Some(fs::metadata(path).ok()?.ino())).collect();
         desired.extend(self.found.values().flatten());
-        let mut held =
-            match self.held.take().map_or_else(|| kernel.ids(), |held| Ok(held.into_iter().collect())) {
-                Ok(ids) => BTreeSet::from_iter(ids),
-                Err(error) => return (0, Err(error)),
-            };
+        let mut held: BTreeSet<u64> = match self.held.take() {
+            Some(held) => held,
+            None => match kernel.ids() {
+                Ok(ids) => ids.into_iter().collect(),
+                Err(error) => return (None, Err(error)),
+            },
+        };
         let mut failed = None;
         for id in desired.iter().filter(|id| !held.contains(id)).copied().collect::<Vec<_>>() {
             match kernel.insert(id) {
@@ -161,7 +163,7 @@ impl Exclusions {
         }
         let count = u32::try_from(held.len()).unwrap_or(u32::MAX);
         self.held = Some(held);
-        (count, failed.map_or(Ok(()), Err))
+        (Some(count), failed.map_or(Ok(()), Err))
     }
 
     /// Looks for the cgroups of pods, if it is time.
@@ -193,6 +195,7 @@ mod tests {
 
     #[derive(Default)]
     struct Kernel {
+        unreadable: bool,
         ids: BTreeSet<u64>,
         room: usize,
         writes: usize,
@@ -200,6 +203,9 @@ mod tests {
 
     impl ExcludedCgroups for Kernel {
         fn ids(&self) -> Result<Vec<u64>, DatapathError> {
+            if self.unreadable {
+                return Err(DatapathError::TooManyExcluded(0));
+            }
             Ok(self.ids.iter().copied().collect())
         }
 
@@ -220,16 +226,16 @@ mod tests {
     }
 
     fn kernel(ids: impl IntoIterator<Item = u64>) -> Kernel {
-        Kernel { ids: ids.into_iter().collect(), room: 10, writes: 0 }
+        Kernel { ids: ids.into_iter().collect(), room: 10, ..Kernel::default() }
     }
 
     fn known<const N: usize>(uids: [&str; N]) -> Pods {
         Pods::Known(uids.into_iter().map(Arc::from).collect())
     }
 
-    fn count((count, result): (u32, Result<(), DatapathError>)) -> u32 {
+    fn count((count, result): (Option<u32>, Result<(), DatapathError>)) -> u32 {
         result.unwrap();
-        count
+        count.unwrap()
     }
 
     fn inode(path: &Path) -> u64 {
@@ -264,6 +270,18 @@ mod tests {
         assert!(exclusions.set_pods(known([]), now));
         assert!(!exclusions.set_pods(known([]), now));
         assert_eq!(count(exclusions.refresh(&mut kernel, now)), 0);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let root = tempfile::tempdir().unwrap();
+        let mut exclusions = Exclusions::new(root.path(), Vec::new());
+        let mut kernel = Kernel { unreadable: true, ..kernel([7]) };
+        let (held, result) = exclusions.refresh(&mut kernel, Instant::now());
+        assert_eq!(held, None);
+        result.unwrap_err();
+        kernel.unreadable = false;
+        assert_eq!(count(exclusions.refresh(&mut kernel, Instant::now())), 1);
     }
 
     #[test]
