@@ -13,6 +13,7 @@ pub mod exclusion;
 pub mod fuzzing;
 pub mod handshake;
 pub mod http;
+pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -15,6 +15,7 @@ use std::{
     path::Path,
 };
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
@@ -45,6 +46,34 @@ pub(super) fn owned(fd: libc::c_long) -> OwnedFd {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// What a socket carries in a map of socket storage; `None` for nothing.
+pub fn storage<T: bytemuck::Pod>(map: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<Option<T>> {
+    let (key, mut value) = (socket.as_raw_fd(), T::zeroed());
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: (&raw const key) as u64,
+        value: (&raw mut value) as u64,
+        ..ElementAttr::default()
+    };
+    // SAFETY: the structure is the one for BPF_MAP_LOOKUP_ELEM; key and value outlive the call, and are of the
+    // map's sizes, which were checked when it was opened.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[repr(C)]

@@ -265,6 +265,14 @@ impl Maps {
         self.sockets.as_fd()
     }
 
+    /// What the programs recorded with a connected socket that this process holds.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn socket_state(&self, socket: std::os::fd::BorrowedFd<'_>) -> io::Result<Option<SocketState>> {
+        sys::storage(self.sockets.as_fd(), socket)
+    }
+
     /// The storage map of unconnected UDP sockets.
     pub fn flows(&self) -> std::os::fd::BorrowedFd<'_> {
         self.flows.as_fd()

@@ -62,7 +62,7 @@ pub(super) fn of_process(text: &str) -> (String, Option<PodRef>) {
 }
 
 /// The cgroup2 hierarchy, for finding a cgroup by the id that the kernel gives with a socket.
-pub(super) struct Hierarchy {
+pub(crate) struct Hierarchy {
     mount: Option<(PathBuf, File)>,
     paths: HashMap<u64, Option<PathBuf>>,
 }

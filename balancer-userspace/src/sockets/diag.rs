@@ -7,12 +7,13 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::Duration,
 };
 
 use bytes::{BufMut, BytesMut};
-use netlink_packet_core::{Emitable, NLA_F_NESTED, NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::Socket;
 use rustix::net::sockopt;
@@ -27,6 +28,9 @@ use crate::model::Family;
 const REQ_STORAGES: u16 = 2;
 /// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD` (`include/uapi/linux/sock_diag.h`).
 const REQ_STORAGE_MAP_FD: u16 = 1;
+
+/// `SOCK_DESTROY`.
+const DESTROY: u16 = 21;
 
 /// Length of a netlink header.
 const HEADER: usize = 16;
@@ -87,6 +91,15 @@ pub struct Diag {
     sequence: u32,
 }
 
+/// What became of a socket that was to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destroyed {
+    /// The kernel has closed it: whoever waits on it is told (`ECONNABORTED`).
+    Yes,
+    /// It was gone already, or is another one by now.
+    Gone,
+}
+
 /// How a dump went.
 #[derive(PartialEq, Eq)]
 enum Outcome {
@@ -143,6 +156,56 @@ impl Diag {
         Err(SocketsError::Unstable { protocol: transport.name(), attempts: ATTEMPTS })
     }
 
+    /// Closes the socket that has these addresses and this cookie, whoever holds it.
+    ///
+    /// # Errors
+    /// [`SocketsError::Destroy`] with the kernel's answer: `EPERM` without CAP_NET_ADMIN, `EOPNOTSUPP` where
+    /// it is built without `CONFIG_INET_DIAG_DESTROY`.
+    pub fn destroy(
+        &mut self,
+        transport: Transport,
+        local: SocketAddr,
+        remote: SocketAddr,
+        cookie: u64,
+    ) -> Result<Destroyed, SocketsError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let id = SocketId {
+            source_port: local.port(),
+            destination_port: remote.port(),
+            source_address: local.ip(),
+            destination_address: remote.ip(),
+            interface_id: 0,
+            cookie: bytemuck::cast([cookie as u32, (cookie >> 32) as u32]),
+        };
+        let family = Family::of(remote.ip());
+        let fixed = InetRequest {
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            ..fixed(family, transport, id)
+        };
+        let mut bytes = BytesMut::zeroed(HEADER + fixed.buffer_len());
+        fixed.emit(&mut bytes[HEADER..]);
+        put_header(&mut bytes, DESTROY, NLM_F_REQUEST | NLM_F_ACK, self.sequence);
+        let failed = |source| SocketsError::Destroy { protocol: transport.name(), source };
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(failed(source)),
+            }
+            let progress = parse::datagram(&self.buffer, self.sequence, |_| {})?;
+            match progress.errno {
+                // Nobody has these addresses; or it is another socket's cookie.
+                Some(libc::ENOENT | libc::ESTALE) => return Ok(Destroyed::Gone),
+                Some(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
+                None if progress.acknowledged => return Ok(Destroyed::Yes),
+                None => {}
+            }
+        }
+    }
+
     fn send(&self, request: &[u8], transport: Transport) -> Result<(), SocketsError> {
         match self.socket.send(request, 0) {
             Ok(_) => Ok(()),
@@ -196,7 +259,27 @@ fn refusal(errno: i32, transport: Transport) -> SocketsError {
 
 /// A dump request. netlink-packet-sock-diag has the fixed part; the attributes are written by hand.
 fn request(sequence: u32, maps: &[BorrowedFd<'_>], family: Family, transport: Transport) -> BytesMut {
-    let fixed = InetRequest {
+    let any = match family {
+        Family::V4 => SocketId::new_v4(),
+        Family::V6 => SocketId::new_v6(),
+    };
+    let fixed = fixed(family, transport, any);
+    let mut bytes = BytesMut::zeroed(HEADER + fixed.buffer_len());
+    fixed.emit(&mut bytes[HEADER..]);
+    if !maps.is_empty() {
+        let mut nested = BytesMut::new();
+        for map in maps {
+            put_attribute(&mut nested, REQ_STORAGE_MAP_FD, &map.as_fd().as_raw_fd().to_ne_bytes());
+        }
+        put_attribute(&mut bytes, REQ_STORAGES | NLA_F_NESTED, &nested);
+    }
+    put_header(&mut bytes, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence);
+    bytes
+}
+
+/// The fixed part of a request, as a dump has it.
+fn fixed(family: Family, transport: Transport, socket_id: SocketId) -> InetRequest {
+    InetRequest {
         family: match family {
             Family::V4 => libc::AF_INET as u8,
             Family::V6 => libc::AF_INET6 as u8,
@@ -210,27 +293,18 @@ fn request(sequence: u32, maps: &[BorrowedFd<'_>], family: Family, transport: Tr
             Transport::Udp => ExtensionFlags::empty(),
         },
         states: transport.states(),
-        socket_id: match family {
-            Family::V4 => SocketId::new_v4(),
-            Family::V6 => SocketId::new_v6(),
-        },
-    };
-    let mut bytes = BytesMut::zeroed(HEADER + fixed.buffer_len());
-    fixed.emit(&mut bytes[HEADER..]);
-    if !maps.is_empty() {
-        let mut nested = BytesMut::new();
-        for map in maps {
-            put_attribute(&mut nested, REQ_STORAGE_MAP_FD, &map.as_fd().as_raw_fd().to_ne_bytes());
-        }
-        put_attribute(&mut bytes, REQ_STORAGES | NLA_F_NESTED, &nested);
+        socket_id,
     }
+}
+
+/// Fills in the header of a message that is complete but for that.
+fn put_header(bytes: &mut BytesMut, kind: u16, flags: u16, sequence: u32) {
     let length = bytes.len() as u32;
     let mut header = &mut bytes[..HEADER];
     header.put_u32_ne(length);
-    header.put_u16_ne(SOCK_DIAG_BY_FAMILY);
-    header.put_u16_ne(NLM_F_REQUEST | NLM_F_DUMP);
+    header.put_u16_ne(kind);
+    header.put_u16_ne(flags);
     header.put_u32_ne(sequence);
-    bytes
 }
 
 /// Appends an attribute; `value` is a multiple of 4 bytes long, so that no padding is needed.

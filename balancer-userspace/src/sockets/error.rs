@@ -55,6 +55,16 @@ pub enum SocketsError {
     /// The kernel does not hand out socket storage to this process.
     #[error("the kernel shows socket storage only to a process with CAP_BPF (or CAP_SYS_ADMIN)")]
     NeedsBpf,
+    /// The kernel does not close a socket.
+    #[error(
+        "the kernel does not close a {protocol} socket: {source}; this needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY"
+    )]
+    Destroy {
+        /// TCP or UDP.
+        protocol: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel has no socket diagnosis for this protocol.
     #[error("this kernel cannot list {protocol} sockets; load the module {module}")]
     NoDiagnosis {

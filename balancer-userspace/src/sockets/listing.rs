@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, os::fd::BorrowedFd, sync::Arc, 
 use balancer_common::abi::{SocketState, UdpFlow};
 
 use super::{
-    Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics, TcpState,
+    Destroyed, Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics, TcpState,
     Translation, Transport, netns, walk,
 };
 use crate::{
@@ -39,24 +39,12 @@ pub fn live_sockets(
         listing.incomplete.push(problem);
     }
 
-    let namespaces = netns::visit(scope, &mut listing.incomplete)?;
+    let mut channels = Channels::open(scope, &mut listing.incomplete)?;
     let now = Clock::now();
-    let mut listed = 0;
-    for visited in namespaces {
-        let mut diag = Diag::new(visited.socket)?;
-        let place = &visited.namespace;
-        let outcome = tcp(&mut diag, socket_map, place, &now, &mut listing.sockets)
-            .and_then(|()| udp.locate(&mut diag, place, &now, &mut listing.sockets));
-        match outcome {
-            Ok(()) => listed += 1,
-            Err(problem) => listing.incomplete.push(problem),
-        }
-    }
-    if listed == 0
-        && let Some(problem) = listing.incomplete.pop()
-    {
-        return Err(problem);
-    }
+    channels.each(&mut listing, |diag, place, into| {
+        tcp(diag, socket_map, place, &now, into)?;
+        udp.locate(diag, place, &now, into)
+    })?;
     if scope == Scope::Node && !udp.carried.is_empty() {
         // Not in any namespace: closed since the walk, or in one that nothing leads to. Look again.
         let mut still = Udp::default();
@@ -69,6 +57,88 @@ pub fn live_sockets(
     // The same trouble in every namespace is one trouble.
     listing.incomplete.dedup_by_key(|problem| problem.to_string());
     Ok(listing)
+}
+
+/// A channel to the socket table of each network namespace of the node, for as long as somebody works there.
+pub struct Channels(Vec<(Arc<Namespace>, Diag)>);
+
+impl Channels {
+    /// Visits every namespace of `scope`; what had to be left out is told in `incomplete`.
+    ///
+    /// # Errors
+    /// When not even the caller's own namespace can be used.
+    pub fn open(scope: Scope, incomplete: &mut Vec<SocketsError>) -> Result<Self, SocketsError> {
+        let visited = netns::visit(scope, incomplete)?;
+        let channel = |visited: netns::Visited| Ok((visited.namespace, Diag::new(visited.socket)?));
+        visited.into_iter().map(channel).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Lists the TCP sockets, and the connected UDP sockets if asked for, that carry a value in `socket_map`.
+    ///
+    /// # Errors
+    /// As for [`live_sockets`].
+    pub fn connected(
+        &mut self,
+        socket_map: BorrowedFd<'_>,
+        transports: &[Transport],
+    ) -> Result<Listing, SocketsError> {
+        let mut listing = Listing::default();
+        let mut udp = Udp::default();
+        if transports.contains(&Transport::Udp)
+            && let Err(problem) = udp.read(socket_map, None)
+        {
+            listing.incomplete.push(problem);
+        }
+        let now = Clock::now();
+        self.each(&mut listing, |diag, place, into| {
+            if transports.contains(&Transport::Tcp) {
+                tcp(diag, socket_map, place, &now, into)?;
+            }
+            udp.locate(diag, place, &now, into)
+        })?;
+        Ok(listing)
+    }
+
+    /// Closes a socket that was listed, unless it is another one by now.
+    ///
+    /// # Errors
+    /// Those of [`Diag::destroy`].
+    pub fn destroy(&mut self, socket: &LiveSocket) -> Result<Destroyed, SocketsError> {
+        let place = |(namespace, _): &&mut (Arc<Namespace>, Diag)| socket.netns.as_ref() == Some(namespace);
+        let (Some((_, diag)), Some(local), Some(remote)) =
+            (self.0.iter_mut().find(place), socket.local, socket.remote)
+        else {
+            return Ok(Destroyed::Gone);
+        };
+        let transport = match socket.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+        };
+        diag.destroy(transport, local, remote, socket.cookie)
+    }
+
+    /// Works in one namespace after the other. Where nothing at all could be listed, the reason is an error.
+    fn each(
+        &mut self,
+        listing: &mut Listing,
+        mut work: impl FnMut(&mut Diag, &Arc<Namespace>, &mut Vec<LiveSocket>) -> Result<(), SocketsError>,
+    ) -> Result<(), SocketsError> {
+        let mut listed = 0;
+        for (place, diag) in &mut self.0 {
+            match work(diag, place, &mut listing.sockets) {
+                Ok(()) => listed += 1,
+                Err(problem) => listing.incomplete.push(problem),
+            }
+        }
+        match listing.incomplete.pop() {
+            Some(problem) if listed == 0 => Err(problem),
+            Some(problem) => {
+                listing.incomplete.push(problem);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Open sockets by backend id and generation: what the `active` counters should say.

@@ -40,12 +40,13 @@ mod walk;
 
 pub use cgroup::{PodRef, pod_of_path};
 pub use connections::connections;
-pub use diag::{Diag, Transport};
+pub use diag::{Destroyed, Diag, Transport};
 pub use error::SocketsError;
-pub use listing::{Listing, active_by_backend, live_sockets};
+pub use listing::{Channels, Listing, active_by_backend, live_sockets};
 pub use netns::{Namespace, NamespaceName, Scope, own_netns_cookie};
 pub use parse::{RawSocket, Storage};
 pub use process::{Process, Search, owners};
+pub(crate) use cgroup::Hierarchy;
 pub use socket::{LiveSocket, SocketStatus, Translation};
 pub use tcp::{TcpInfo, TcpMetrics, TcpState};
 

@@ -85,6 +85,8 @@ pub(super) struct Progress {
     pub done: bool,
     /// The table changed while it was being dumped.
     pub interrupted: bool,
+    /// The request was carried out: what has no answer is acknowledged.
+    pub acknowledged: bool,
     /// The dump ended with this error number, a positive one.
     pub errno: Option<i32>,
 }
@@ -110,6 +112,7 @@ pub(super) fn datagram(
                     let errno = i32_at_start(message.payload()).unwrap_or(0);
                     progress.errno = (errno != 0).then_some(errno.wrapping_neg());
                     progress.done |= kind == DONE || errno != 0;
+                    progress.acknowledged |= kind == ERROR && errno == 0;
                 }
                 _ => {}
             }

@@ -91,13 +91,15 @@ pub struct TcpMetrics {
     pub bytes_sent: u64,
     /// Payload bytes received.
     pub bytes_received: u64,
+    /// Bytes that the peer has acknowledged; the SYN counts as one.
+    pub bytes_acked: u64,
     /// Payload bytes that the application wrote and the kernel has not sent yet.
     pub unsent: u32,
 }
 
 impl TcpMetrics {
     /// Of a connection in any state from SYN-SENT on.
-    pub(super) fn new(info: &TcpInfo) -> Self {
+    pub fn new(info: &TcpInfo) -> Self {
         let milliseconds = |count: u32| Duration::from_millis(count.into());
         Self {
             // Without payload the kernel counts from the handshake, or from nothing at all.
@@ -109,6 +111,7 @@ impl TcpMetrics {
             total_retransmits: info.total_retrans,
             bytes_sent: info.bytes_sent.saturating_sub(info.bytes_retrans),
             bytes_received: info.bytes_received,
+            bytes_acked: info.bytes_acked,
             unsent: info.notsent_bytes,
         }
     }

@@ -1,0 +1,78 @@
+//! Closing the sockets to backends that are gone.
+//!
+//! Nobody answers them any more, or somebody else does who has the address by now. Left alone, a client that
+//! waits for an answer waits until its own timeout; TCP gives up after a quarter of an hour.
+
+use std::collections::HashMap;
+
+use super::{
+    Departed,
+    census::{Census, state},
+    record::{self, Counter},
+};
+use crate::{
+    datapath::Maps,
+    sockets::{Destroyed, LiveSocket},
+};
+
+/// How long a backend must have been gone, in nanoseconds: an endpoint that is moved from one slice to another
+/// may be in neither for a moment.
+const SETTLED_NS: u64 = 250_000_000;
+/// How long is waited between two tries, in nanoseconds, once a few were in vain: sockets may be where this process
+/// cannot look.
+const RETRY_NS: u64 = 10_000_000_000;
+const TRIES: u32 = 5;
+
+/// What was tried.
+#[derive(Debug, Default)]
+pub struct Closing {
+    tries: HashMap<u32, (u32, u64)>,
+}
+
+impl Closing {
+    /// Whether the sockets of a backend are to be closed now.
+    pub fn is_due(&self, gone: &Departed, now_ns: u64) -> bool {
+        let settled = now_ns.saturating_sub(gone.since_ns) >= SETTLED_NS;
+        let patient = |(tries, last_ns): &(u32, u64)| *tries < TRIES || now_ns.saturating_sub(*last_ns) >= RETRY_NS;
+        settled && self.tries.get(&gone.backend).is_none_or(patient)
+    }
+
+    /// Forgets backends that are not there any more.
+    pub fn forget(&mut self, departed: &[Departed]) {
+        if !self.tries.is_empty() {
+            self.tries.retain(|backend, _| departed.iter().any(|it| it.backend == *backend));
+        }
+    }
+
+    /// Closes the sockets of a backend; how many.
+    pub fn close(&mut self, maps: &Maps, census: &mut Census, gone: &Departed, now_ns: u64) -> usize {
+        let generation = maps.backends.get(gone.backend).map_or(0, |backend| backend.generation);
+        let tries = self.tries.entry(gone.backend).or_default();
+        *tries = (tries.0.saturating_add(1), now_ns);
+        let Census { by_service, channels, .. } = census;
+        let Some(sockets) = by_service.get(&gone.service) else { return 0 };
+        let mut closed = 0;
+        for socket in sockets.iter().filter(|socket| leads_to(socket, gone.backend, generation)) {
+            match channels.destroy(socket) {
+                Ok(Destroyed::Yes) => {
+                    closed += 1;
+                    record::count(maps, gone.service, Counter::Destroyed);
+                }
+                Ok(Destroyed::Gone) => {}
+                Err(error) => {
+                    log::warn!("{error}");
+                    break;
+                }
+            }
+        }
+        closed
+    }
+}
+
+/// Whether the socket is connected to this very backend, as the kernel sees it and as it was recorded: an
+/// application may have connected it elsewhere since.
+fn leads_to(socket: &LiveSocket, backend: u32, generation: u32) -> bool {
+    socket.backend() == (backend, generation)
+        && state(socket).is_some()
+        && socket.remote == Some(socket.target())
+}

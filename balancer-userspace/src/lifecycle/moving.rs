@@ -1,0 +1,94 @@
+//! Moving one connection: through its process's descriptor or, where that is out of reach, through the kernel.
+
+use std::net::SocketAddr;
+
+use balancer_common::abi::Refusal;
+
+use super::{
+    census::Census,
+    gate::{self, Demand},
+    hold::{self, Hold},
+    process::{self, Place},
+};
+use crate::{
+    datapath::Maps,
+    sockets::{Destroyed, LiveSocket, Transport},
+};
+
+/// Which way a connection was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// shutdown() on a duplicate of its process's descriptor.
+    Shutdown,
+    /// The kernel was told to close it (`SOCK_DESTROY`).
+    Destroyed,
+}
+
+impl Way {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Destroyed => "closed by the kernel",
+        }
+    }
+}
+
+/// Ends the connection of `socket` if it may be ended now, so that its process connects anew when it needs to.
+///
+/// # Errors
+/// Why it was left as it is.
+pub fn relocate(maps: &Maps, census: &mut Census, socket: &LiveSocket, demand: &Demand) -> Result<Way, Refusal> {
+    // What the listing says is old, but never better than what is: it costs nothing to look there first.
+    gate::judge(&hold::listed(socket).ok_or(Refusal::Changed)?, demand)?;
+    match census.processes.place(socket) {
+        Place::Hidden(pids) => destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed),
+        place => {
+            let hold = Hold::take(socket, &place)?;
+            hold.pass(maps, demand)?;
+            hold.end().map(|()| Way::Shutdown)
+        }
+    }
+}
+
+/// The same where descriptors may not be looked at. Any process of its cgroup may hold the socket then, so all of
+/// them must sleep.
+fn destroy(
+    maps: &Maps,
+    census: &mut Census,
+    socket: &LiveSocket,
+    demand: &Demand,
+    pids: &[u32],
+) -> Result<(), Refusal> {
+    if !process::sees_all() {
+        return Err(Refusal::Unreachable);
+    }
+    let before = hold::listed(socket).ok_or(Refusal::Changed)?;
+    if !pids.iter().all(|pid| process::sleeps(*pid)) {
+        return Err(Refusal::Running);
+    }
+    let listing =
+        census.channels.connected(maps.sockets(), &[Transport::Tcp]).map_err(|_| Refusal::Failed)?;
+    let now = listing.sockets.iter().find(|now| now.cookie == socket.cookie).ok_or(Refusal::Changed)?;
+    let after = hold::listed(now).ok_or(Refusal::Changed)?;
+    gate::judge(&after, demand)?;
+    if now.backend() != socket.backend() || !gate::same(&before, &after) {
+        return Err(Refusal::Busy);
+    }
+    match census.channels.destroy(now) {
+        Ok(Destroyed::Yes) => Ok(()),
+        Ok(Destroyed::Gone) => Err(Refusal::Changed),
+        Err(error) => {
+            log::debug!("{error}");
+            Err(Refusal::Failed)
+        }
+    }
+}
+
+/// A connection in words, for the log.
+pub fn describe(socket: &LiveSocket) -> String {
+    let local = socket.local.map_or_else(|| "?".to_owned(), |local: SocketAddr| local.to_string());
+    let idle = socket.idle.unwrap_or_default().as_secs_f64();
+    let process = socket.tgid().map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"));
+    format!("{local} -> {} of {process}, idle for {idle:.1} s", socket.target())
+}

@@ -1,0 +1,253 @@
+//! The loop: what is to be done now, and no more than the node can spare.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
+    time::{Duration, Instant},
+};
+
+use balancer_common::abi::{
+    BackendState, Mode, Rebalance, SERVICE_DRAIN, SERVICE_KEEP_REMOVED, Service,
+};
+
+use super::{
+    Departed, Report, Update,
+    census::{self, Census},
+    closing::Closing,
+    offers::Offers,
+    pace::Paces,
+    service::{ServiceState, Subject, Turn},
+};
+use crate::{
+    datapath::{Maps, boot_ns, from_text},
+    sockets::{LiveSocket, Transport},
+};
+
+/// How often it is looked whether there is anything to do.
+const TURN: Duration = Duration::from_millis(500);
+/// The same while something is urgent: a backend drains or is gone.
+const URGENT: Duration = Duration::from_millis(200);
+/// How often all connections are listed while some are being moved, and while they are only watched.
+const MOVING: Duration = Duration::from_secs(1);
+const WATCHING: Duration = Duration::from_secs(5);
+/// How many times as long as a listing took is waited for the next one: what it may cost, in processors, is one
+/// in so many. Urgent ones may cost more, for as long as something is urgent.
+const SPARING: u32 = 80;
+const SPARING_URGENT: u32 = 8;
+
+/// Everything that is known between two turns.
+pub(super) struct Worker {
+    maps: Maps,
+    reports: Sender<Report>,
+    roster: Vec<u32>,
+    departed: Vec<Departed>,
+    services: HashMap<u32, ServiceState>,
+    offers: Offers,
+    paces: Paces,
+    closing: Closing,
+    /// When connections were listed last, and how long that took.
+    listed: Option<(Instant, Duration)>,
+    /// Trouble that was told.
+    told: HashSet<String>,
+}
+
+/// What a turn has to do.
+struct Work {
+    /// Backends that are gone, whose sockets are to be closed.
+    gone: Vec<Departed>,
+    /// Backends that drain.
+    draining: Vec<Departed>,
+    /// Services that are looked after.
+    services: Vec<(u32, Service)>,
+    /// Whether any of them has connections to move.
+    moving: bool,
+}
+
+impl Worker {
+    pub(super) fn new(maps: Maps, reports: Sender<Report>) -> Self {
+        Self {
+            maps,
+            reports,
+            roster: Vec::new(),
+            departed: Vec::new(),
+            services: HashMap::new(),
+            offers: Offers::default(),
+            paces: Paces::default(),
+            closing: Closing::default(),
+            listed: None,
+            told: HashSet::new(),
+        }
+    }
+
+    /// Works until nobody sends updates any more.
+    pub(super) fn run(mut self, updates: &Receiver<Update>) {
+        let mut wait = TURN;
+        loop {
+            match updates.recv_timeout(wait) {
+                Ok(update) => {
+                    (self.roster, self.departed) = (update.services, update.departed);
+                    // The latest counts.
+                    while let Ok(update) = updates.try_recv() {
+                        (self.roster, self.departed) = (update.services, update.departed);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            wait = self.turn();
+        }
+    }
+
+    /// One turn; how long to wait for the next.
+    fn turn(&mut self) -> Duration {
+        let now_ns = boot_ns();
+        let control = self.maps.control();
+        // Whose view is not complete, or old, knows neither who is gone nor what is even.
+        let blind = control.synced_ns == 0 || control.lease_expires_ns < now_ns;
+        if blind || Mode::from_u32(control.mode) == Mode::Observe {
+            return TURN;
+        }
+        let work = self.work(now_ns);
+        let urgent = !work.gone.is_empty() || !work.draining.is_empty();
+        if !urgent && work.services.is_empty() {
+            return TURN;
+        }
+        let (least, sparing) = match (urgent, work.moving) {
+            (true, _) => (URGENT, SPARING_URGENT),
+            (false, true) => (MOVING, SPARING),
+            (false, false) => (WATCHING, SPARING),
+        };
+        let due = self.listed.map_or(Duration::ZERO, |(then, took)| {
+            least.max(took * sparing).saturating_sub(then.elapsed())
+        });
+        if !due.is_zero() {
+            return due.min(TURN);
+        }
+        let begun = Instant::now();
+        let udp = !work.gone.is_empty();
+        let transports: &[Transport] = if udp { &[Transport::Tcp, Transport::Udp] } else { &[Transport::Tcp] };
+        match Census::take(&self.maps, transports) {
+            Ok(mut census) => {
+                let took = begun.elapsed();
+                self.tell(&census);
+                self.attend(&work, &mut census);
+                self.listed = Some((begun, took));
+            }
+            Err(error) => {
+                if self.told.insert(error.to_string()) {
+                    log::warn!("connections cannot be listed, so that none is moved or closed: {error}");
+                }
+                self.listed = Some((begun, begun.elapsed()));
+            }
+        }
+        if urgent { URGENT } else { TURN }
+    }
+
+    /// What there is to do, from counters alone.
+    fn work(&mut self, now_ns: u64) -> Work {
+        let of_service = |id: u32| self.maps.services.get(id).unwrap_or_default();
+        let mut gone = Vec::new();
+        let mut draining = Vec::new();
+        for departed in &self.departed {
+            if census::active(&self.maps, departed.backend) == 0 {
+                continue;
+            }
+            let flags = of_service(departed.service).flags;
+            match departed.state {
+                BackendState::Removed if flags & SERVICE_KEEP_REMOVED == 0 => gone.push(*departed),
+                BackendState::Draining if flags & SERVICE_DRAIN != 0 => draining.push(*departed),
+                _ => {}
+            }
+        }
+        gone.retain(|departed| self.closing.is_due(departed, now_ns));
+        self.closing.forget(&self.departed);
+        let mut services = Vec::new();
+        let mut moving = false;
+        for id in &self.roster {
+            let service = of_service(*id);
+            if Rebalance::from_u16(service.rebalance) != Rebalance::Off {
+                let state = self.services.entry(*id).or_insert_with(|| ServiceState::new(&self.maps, *id));
+                moving |= state.wants(&self.maps, &service);
+                services.push((*id, service));
+            }
+        }
+        let roster: HashSet<u32> = self.roster.iter().copied().collect();
+        self.services.retain(|id, _| roster.contains(id));
+        Work { gone, draining, services, moving }
+    }
+
+    fn attend(&mut self, work: &Work, census: &mut Census) {
+        let now_ns = boot_ns();
+        for departed in &work.gone {
+            let closed = self.closing.close(&self.maps, census, departed, now_ns);
+            if closed > 0 {
+                log::info!(
+                    "{}: closed {closed} sockets to {}, which is gone",
+                    name(&self.maps, departed.service),
+                    self.backend(departed.backend)
+                );
+            }
+        }
+        match self.offers.collect(&mut self.maps, census, now_ns) {
+            Ok(outcomes) => {
+                for (service, next) in outcomes {
+                    if let Some(state) = self.services.get_mut(&service) {
+                        state.learn(&self.maps, service, now_ns, next);
+                    }
+                }
+            }
+            Err(error) => log::error!("offers: {error}"),
+        }
+        self.paces.settle(&self.maps, census, now_ns, |service, outcome| {
+            if let Some(state) = self.services.get_mut(&service) {
+                state.returned(outcome);
+            }
+        });
+        let mut sockets: HashMap<u32, Vec<LiveSocket>> = HashMap::new();
+        let Self { maps, services, paces, offers, reports, .. } = self;
+        for departed in &work.draining {
+            let id = departed.service;
+            let service = maps.services.get(id).unwrap_or_default();
+            let sockets = sockets.entry(id).or_insert_with(|| census.take_service(id));
+            let state = services.entry(id).or_insert_with(|| ServiceState::new(maps, id));
+            let name = name(maps, id);
+            let subject = Subject { id, name: &name, service: &service, sockets };
+            state.drain(&mut Turn { maps, census, paces, now_ns }, subject, departed.backend);
+        }
+        for (id, service) in &work.services {
+            let sockets = sockets.remove(id).unwrap_or_else(|| census.take_service(*id));
+            let Some(state) = services.get_mut(id) else { continue };
+            let before = state.stopped();
+            let name = name(maps, *id);
+            let subject = Subject { id: *id, name: &name, service, sockets: &sockets };
+            state.attend(&mut Turn { maps, census, paces, now_ns }, subject, offers);
+            let stop = state.stopped();
+            if before != stop {
+                // Whoever is told may have ended.
+                let _ = reports.send(Report { service: *id, stop });
+            }
+        }
+    }
+
+    /// Says once what could not be looked at.
+    fn tell(&mut self, census: &Census) {
+        for problem in &census.incomplete {
+            if self.told.insert(problem.to_string()) {
+                log::warn!("not all connections can be seen, so that some are neither moved nor closed: {problem}");
+            }
+        }
+    }
+
+    fn backend(&self, id: u32) -> String {
+        let backend = self.maps.backends.get(id).unwrap_or_default();
+        std::net::SocketAddr::new(backend.addr.into(), backend.port.to_host()).to_string()
+    }
+}
+
+/// A Service port as the commands name it.
+pub(super) fn name(maps: &Maps, service: u32) -> String {
+    let Ok(Some(meta)) = maps.service_meta(service) else { return format!("Service {service}") };
+    let port = from_text(&meta.port_name);
+    let name = format!("{}/{}", from_text(&meta.namespace), from_text(&meta.name));
+    if port.is_empty() { name } else { format!("{name}:{port}") }
+}
