@@ -77,7 +77,7 @@ impl Outcome {
         match self {
             Self::NotRun { .. } | Self::Broken { .. } => Verdict::NotRun,
             Self::Ran(measured) if !measured.tally.is_clean() => Verdict::Hurt,
-            Self::Ran(measured) if measured.moves < wanted_moves => Verdict::TooFew,
+            Self::Ran(measured) if measured.moves < wanted_moves.max(1) => Verdict::TooFew,
             Self::Ran(_) => Verdict::Clean,
         }
     }
@@ -244,6 +244,8 @@ mod tests {
         ] {
             assert_eq!(row(10, harm).verdict, Verdict::Hurt);
         }
+        let Row { outcome, .. } = row(0, clean);
+        assert_eq!(outcome.verdict(0), Verdict::TooFew, "nothing was tried, even if nothing was wanted");
         let broken = Outcome::Broken { reason: String::new() };
         assert_eq!(broken.verdict(0), Verdict::NotRun);
     }

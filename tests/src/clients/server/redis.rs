@@ -25,6 +25,8 @@ impl<'r> Redis<'r> {
     pub fn start(pod: &'r Pod, setting: Setting<'_>) -> Result<Self> {
         let mut command = Command::new("redis-server");
         command.args(["--port", &PORT.to_string(), "--bind", "0.0.0.0", "--protected-mode", "no"]);
+        // How often it looks whether a client has waited long enough.
+        command.args(["--hz", "100"]);
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(setting.scratch);
         let process = spawn_quiet(pod, command)?;
         retry("redis-server does not answer", || {
