@@ -5,17 +5,21 @@
 //! kernel holds. Any change here must raise [`LAYOUT_VERSION`]: an agent refuses pinned maps whose
 //! entries have another size, and would misread those that have the same.
 //!
-//! Who writes what: the agent alone writes [`Service`], [`Slot`], [`Backend`], [`Control`] and the
-//! metadata; the programs alone write [`BackendStats`], [`ServiceStats`], [`SocketState`], [`UdpFlows`]
-//! and [`ClientState`] (the agent zeroes statistics when it hands out an id). Times are nanoseconds of
-//! `CLOCK_BOOTTIME`.
+//! Who writes what: the agent alone writes [`Service`], [`Slot`], [`Backend`], [`Control`], [`Lifecycle`],
+//! [`BackendHistory`] and the metadata; the programs alone write [`BackendStats`], [`BackendHealth`],
+//! [`ServiceStats`], [`SocketState`], [`UdpFlows`] and [`ClientState`] (the agent sets statistics and health
+//! anew when it hands out an id). An [`Offer`] is written by the agent and resolved, once, by a program.
+//! Times are nanoseconds of `CLOCK_BOOTTIME`.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::addr::{Ip, PortBe};
+use crate::{
+    addr::{Ip, PortBe},
+    health::Health,
+};
 
 /// The version of everything in this file; it is part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The most backends of a Service that least-connections compares all of; of more it compares [`WINDOW`].
 pub const FULL_SCAN: u32 = 64;
@@ -163,6 +167,53 @@ impl Algorithm {
 
 /// Set in [`Service::flags`] when all its backends weigh the same: an idle backend cannot be beaten.
 pub const SERVICE_UNIFORM: u32 = 1;
+/// Set in [`Service::flags`] when it is followed what its TCP connections carry ([`MARK_TRACKED`]).
+pub const SERVICE_TRACKED: u32 = 2;
+/// Set in [`Service::flags`] when sockets to backends that are gone are left alone.
+pub const SERVICE_KEEP_REMOVED: u32 = 4;
+/// Set in [`Service::flags`] when idle connections to terminating backends are moved.
+pub const SERVICE_DRAIN: u32 = 8;
+/// Set in [`Service::flags`] when idle connections are moved without a clean record of offers.
+pub const SERVICE_TRUSTED: u32 = 16;
+/// Set in [`Service::flags`] when they are moved even where servers speak first. Implies the above.
+pub const SERVICE_FORCED: u32 = 32;
+
+/// Whether connections of a Service that are open already are moved. The numbers are part of the layout.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rebalance {
+    /// They stay where they are.
+    #[default]
+    Off = 0,
+    /// It is said which would be moved, and watched what that would have done.
+    DryRun = 1,
+    /// Idle ones are.
+    Idle = 2,
+}
+
+impl Rebalance {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Off, Self::DryRun, Self::Idle];
+
+    /// From the number in a map. One that this version does not know moves nothing.
+    #[inline(always)]
+    pub const fn from_u16(number: u16) -> Self {
+        match number {
+            1 => Self::DryRun,
+            2 => Self::Idle,
+            _ => Self::Off,
+        }
+    }
+
+    /// The name that annotations, flags and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::DryRun => "dry-run",
+            Self::Idle => "idle",
+        }
+    }
+}
 
 /// Value of `SERVICES`, indexed by service id: one Service port of one address family.
 #[repr(C)]
@@ -177,13 +228,27 @@ pub struct Service {
     pub algorithm: u32,
     /// `sessionAffinity: ClientIP` timeout in seconds; 0 for none.
     pub affinity_seconds: u32,
-    /// [`SERVICE_UNIFORM`].
+    /// [`SERVICE_UNIFORM`] and the like.
     pub flags: u32,
     /// Number of distinct backends in the slots.
     pub backends: u32,
     /// Raised each time the set of backends changes.
     pub revision: u32,
+    /// How long a new backend takes to get its full share of connects, in milliseconds; 0: it has it at once.
+    pub slow_start_ms: u32,
+    /// How long a connection must have been quiet before it is moved, in milliseconds, at least.
+    pub quiet_ms: u32,
+    /// How old it must be, in milliseconds.
+    pub min_age_ms: u32,
+    /// A [`Rebalance`].
+    pub rebalance: u16,
+    /// How many connections may be moved in ten seconds, in percent of those that are open; at most
+    /// [`MAX_BUDGET`].
+    pub budget_percent: u16,
 }
+
+/// The largest [`Service::budget_percent`].
+pub const MAX_BUDGET: u16 = 10_000;
 
 /// Value of `SLOTS`.
 #[repr(C)]
@@ -208,6 +273,10 @@ pub enum BackendState {
     Terminating = 2,
     /// Gone from its Service; kept while sockets are still open to it.
     Removed = 3,
+    /// Terminating: in no slot, and its connections should go elsewhere while it can still answer.
+    Draining = 4,
+    /// Still an endpoint of its Service, in no slot: not ready, or meant for other nodes. Its connections stay.
+    Unused = 5,
 }
 
 impl BackendState {
@@ -218,6 +287,8 @@ impl BackendState {
             0 => Self::Free,
             1 => Self::Ready,
             2 => Self::Terminating,
+            4 => Self::Draining,
+            5 => Self::Unused,
             _ => Self::Removed,
         }
     }
@@ -301,6 +372,232 @@ pub struct BackendStats {
     pub handshakes: [u64; HANDSHAKE_BUCKETS],
 }
 
+/// Value of `BACKEND_HEALTH`, indexed by backend id: what the outcomes of connects say of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BackendHealth {
+    /// Whether it may be chosen now; 0 for a backend of which nothing is wrong.
+    pub state: Health,
+    /// Cookie of the network namespace whose connect timed out or was slow last: it takes two to eject.
+    pub suspected_by: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// How often a single connect was let through to see whether it is back.
+    pub trials: u64,
+}
+
+/// Samples of [`BackendHistory`].
+pub const HISTORY: usize = 28;
+/// How far they are apart, in nanoseconds.
+pub const HISTORY_STEP_NS: u64 = 10_000_000_000;
+
+/// Value of `BACKEND_HISTORY`, indexed by backend id: open connections over the last minutes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BackendHistory {
+    /// The number of the last sample, which is its time divided by [`HISTORY_STEP_NS`]; 0 before the first.
+    /// Sample `n` is at `n % HISTORY`.
+    pub last: u32,
+    /// The number of the first sample of this backend.
+    pub first: u32,
+    /// Open connections; those above 65,535 count as so many.
+    pub samples: [u16; HISTORY],
+}
+
+/// Why a connection was not moved. The numbers are indices of [`Lifecycle::refused`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// It was not quiet for long enough.
+    Busy = 0,
+    /// What was sent last is not answered, or not known to be.
+    Unanswered = 1,
+    /// It has not gone back and forth often enough for an answer to be told from chatter.
+    FewTurns = 2,
+    /// It was opened too short a time ago.
+    Young = 3,
+    /// It was opened while nothing was followed, so that nobody knows what it waits for.
+    Untracked = 4,
+    /// Data is on its way, in a queue, or being sent again.
+    InFlight = 5,
+    /// A thread of its process was running.
+    Running = 6,
+    /// More than one process holds the socket.
+    Shared = 7,
+    /// Its process could not be found, or reached.
+    Unreachable = 8,
+    /// It is not the socket that it was, or not open any more.
+    Changed = 9,
+    /// Servers of this Service speak first.
+    ServerSpeaksFirst = 10,
+    /// The kernel refused.
+    Failed = 11,
+}
+
+impl Refusal {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::Busy,
+        Self::Unanswered,
+        Self::FewTurns,
+        Self::Young,
+        Self::Untracked,
+        Self::InFlight,
+        Self::Running,
+        Self::Shared,
+        Self::Unreachable,
+        Self::Changed,
+        Self::ServerSpeaksFirst,
+        Self::Failed,
+    ];
+
+    /// The label that metrics and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Unanswered => "unanswered",
+            Self::FewTurns => "few-turns",
+            Self::Young => "young",
+            Self::Untracked => "untracked",
+            Self::InFlight => "in-flight",
+            Self::Running => "running",
+            Self::Shared => "shared",
+            Self::Unreachable => "unreachable",
+            Self::Changed => "changed",
+            Self::ServerSpeaksFirst => "server-speaks-first",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why the connections of a Service are not moved any more. The numbers are part of the layout.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Stop {
+    /// They are.
+    #[default]
+    None = 0,
+    /// Too few of those that were moved came back.
+    NoReconnects = 1,
+    /// An offer would have cut off an answer.
+    Harm = 2,
+    /// Its servers speak first.
+    ServerSpeaksFirst = 3,
+}
+
+impl Stop {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::None, Self::NoReconnects, Self::Harm, Self::ServerSpeaksFirst];
+
+    /// From the number in a map; one that this version does not know stops.
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::NoReconnects,
+            3 => Self::ServerSpeaksFirst,
+            _ => Self::Harm,
+        }
+    }
+
+    /// The label that metrics and tables use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::NoReconnects => "no-reconnects",
+            Self::Harm => "harm",
+            Self::ServerSpeaksFirst => "server-speaks-first",
+        }
+    }
+}
+
+/// Value of `LIFECYCLE`, indexed by service id: what was done with connections that were open already.
+///
+/// Written by the agent alone, and kept over its restarts. Counters only grow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Lifecycle {
+    /// When the set of endpoints changed last; 0 if not since the Service was first seen.
+    pub endpoints_changed_ns: u64,
+    /// [`Self::moved`] at that time.
+    pub moved_before: u64,
+    /// Connections of which it was noted what would have come of moving them.
+    pub offered: u64,
+    /// Of these, those on which the client spoke next, or that were closed: no harm.
+    pub harmless: u64,
+    /// Of these, those on which the server spoke next: a move would have cut that off.
+    pub harmful: u64,
+    /// Connections that were moved to even out.
+    pub moved: u64,
+    /// Of these, those whose process had connected anew within ten seconds.
+    pub reconnected: u64,
+    /// Of these, those whose process had not.
+    pub lost: u64,
+    /// Connections that were moved away from terminating backends.
+    pub drained: u64,
+    /// Sockets to backends that are gone that were closed.
+    pub destroyed: u64,
+    /// Connections that were not moved, by [`Refusal`]; the rest is spare. Each attempt counts.
+    pub refused: [u64; 16],
+    /// How often a server spoke first after a silence.
+    pub pushes: u64,
+    /// When moving was stopped; 0 if it was not.
+    pub stopped_ns: u64,
+    /// A [`Stop`].
+    pub stop: u32,
+    /// How long a connection must be quiet now, learned silences included, in milliseconds.
+    pub quiet_ms: u32,
+    /// The longest silence of the last ten minutes that a server broke, in milliseconds.
+    pub longest_push_ms: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// What came of an [`Offer`]. The numbers are part of the layout.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OfferOutcome {
+    /// Nothing yet.
+    #[default]
+    Pending = 0,
+    /// The client spoke next.
+    Sent = 1,
+    /// The server spoke next: to move the connection would have cut that off.
+    Received = 2,
+    /// It was closed before anybody spoke.
+    Closed = 3,
+}
+
+impl OfferOutcome {
+    /// From the number in a map; an unknown one is taken for harm.
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            0 => Self::Pending,
+            1 => Self::Sent,
+            3 => Self::Closed,
+            _ => Self::Received,
+        }
+    }
+}
+
+/// How many offers can be open at a time: the size of `OFFERS`, whose keys are socket cookies (`u64`).
+pub const MAX_OFFERS: u32 = 8192;
+
+/// Value of `OFFERS`: a connection that could have been moved at some instant, and what came next.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Offer {
+    /// Bytes that it had received (`tcp_info.tcpi_bytes_received`).
+    pub received: u64,
+    /// When the offer was made.
+    pub offered_ns: u64,
+    /// When it was resolved; 0 before.
+    pub resolved_ns: u64,
+    /// Service id.
+    pub service: u32,
+    /// An [`OfferOutcome`].
+    pub outcome: u32,
+}
+
 /// Why a backend was picked. The numbers are indices of [`ServiceStats::picks`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,11 +610,16 @@ pub enum PickReason {
     Affinity = 2,
     /// ClientIP affinity named a backend that may no longer be used; the algorithm chose another.
     AffinityReplaced = 3,
+    /// The algorithm's choice was to be spared (it failed of late, or is new); this one was next.
+    Steered = 4,
+    /// The algorithm's choice was to be spared, but so were most others: any of them.
+    Panic = 5,
 }
 
 impl PickReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Algorithm, Self::Sampled, Self::Affinity, Self::AffinityReplaced];
+    pub const ALL: [Self; 6] =
+        [Self::Algorithm, Self::Sampled, Self::Affinity, Self::AffinityReplaced, Self::Steered, Self::Panic];
 
     /// The label that metrics and tables use.
     pub const fn name(self) -> &'static str {
@@ -326,6 +628,8 @@ impl PickReason {
             Self::Sampled => "sampled",
             Self::Affinity => "affinity",
             Self::AffinityReplaced => "affinity-replaced",
+            Self::Steered => "steered",
+            Self::Panic => "panic",
         }
     }
 }
@@ -378,8 +682,8 @@ impl PassReason {
 pub struct ServiceStats {
     /// Turns taken: where the next round or the next tie begins.
     pub turn: u64,
-    /// Picks, by [`PickReason`].
-    pub picks: [u64; 4],
+    /// Picks, by [`PickReason`]; the rest is spare.
+    pub picks: [u64; 8],
     /// Connects and datagrams that were left alone, by [`PassReason`]; the rest is spare.
     pub passes: [u64; 8],
     /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot this one.
@@ -496,6 +800,16 @@ pub struct SocketState {
     pub tgid: u32,
     /// The sequence number after the peer's FIN, with [`MARK_PEER_FIN`].
     pub peer_end: u32,
+    /// With [`MARK_TRACKED`]: bytes that the peer had acknowledged (`tcp_info.tcpi_bytes_acked`) when an
+    /// acknowledgement was seen last.
+    pub acked: u64,
+    /// With [`MARK_TRACKED`]: bytes that had been received before the segment that brought it. Payload beyond
+    /// that came with it or after it: what was sent is answered.
+    pub received: u64,
+    /// With [`MARK_TRACKED`]: how often payload had been received between two acknowledgements.
+    pub turns: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// In [`SocketState::marks`]: a SYN was sent. Without it connect() failed at once, for want of a route or a
@@ -505,6 +819,13 @@ pub const MARK_SENT: u16 = 1;
 pub const MARK_EXPIRED: u16 = 2;
 /// In [`SocketState::marks`]: a FIN arrived after our own; the data before it may still be missing.
 pub const MARK_PEER_FIN: u16 = 4;
+/// In [`SocketState::marks`]: every acknowledgement is seen, so that it is known whether what was sent is
+/// answered.
+pub const MARK_TRACKED: u16 = 8;
+/// In [`SocketState::marks`]: the attempt has counted against its backend already.
+pub const MARK_SUSPECT: u16 = 16;
+/// In [`SocketState::marks`]: it was not sent to its backend, only counted there ([`Mode::Observe`]).
+pub const MARK_OBSERVED: u16 = 32;
 
 /// One Service that an unconnected UDP socket talks to.
 #[repr(C)]
@@ -601,14 +922,18 @@ pub struct BackendMeta {
 const _: () = {
     assert!(size_of::<FrontendKey>() == 20);
     assert!(size_of::<SlotRange>() == 8);
-    assert!(size_of::<Service>() == 48);
+    assert!(size_of::<Service>() == 64);
     assert!(size_of::<Slot>() == 8);
     assert!(size_of::<Backend>() == 32);
     assert!(size_of::<BackendStats>() == 256);
-    assert!(size_of::<ServiceStats>() == 112);
+    assert!(size_of::<BackendHealth>() == 32);
+    assert!(size_of::<BackendHistory>() == 64);
+    assert!(size_of::<Lifecycle>() == 240);
+    assert!(size_of::<Offer>() == 32);
+    assert!(size_of::<ServiceStats>() == 144);
     assert!(size_of::<ClientKey>() == 16);
     assert!(size_of::<ClientState>() == 24);
-    assert!(size_of::<SocketState>() == 80);
+    assert!(size_of::<SocketState>() == 104);
     assert!(size_of::<UdpFlow>() == 64);
     assert!(size_of::<UdpFlows>() == 1024);
     assert!(size_of::<Control>() == 424);
@@ -624,7 +949,7 @@ mod user {
             unsafe impl aya::Pod for super::$t {}
         )+};
     }
-    pod!(FrontendKey, ServiceMeta, BackendMeta, ClientKey, ClientState);
+    pod!(FrontendKey, ServiceMeta, BackendMeta, ClientKey, ClientState, Offer);
 }
 
 #[cfg(test)]
@@ -666,6 +991,15 @@ mod tests {
         }
         for (index, reason) in PassReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+        }
+        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, index);
+        }
+        for (index, stop) in Stop::ALL.into_iter().enumerate() {
+            assert_eq!((stop as usize, Stop::from_u32(index as u32)), (index, stop));
+        }
+        for (index, rebalance) in Rebalance::ALL.into_iter().enumerate() {
+            assert_eq!((rebalance as usize, Rebalance::from_u16(index as u16)), (index, rebalance));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! - [`abi`]: the layout of every map, proven at compile time;
 //! - [`addr`]: addresses and ports in network byte order, IPv4 kept as v4-mapped IPv6;
 //! - [`select`]: one file per algorithm that chooses a backend;
+//! - [`health`]: whether a backend is to be spared, from what became of connects to it;
 //! - [`translate`]: the whole decision that a `connect()` meets.
 //!
 //! The crate is `no_std`, allocates nothing, and touches no kernel: the functions are generic over the
@@ -13,6 +14,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod health;
 pub mod select;
 pub mod tables;
 pub mod translate;

@@ -3,7 +3,11 @@
 
 use crate::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, Mode, Service, SlotRange},
-    select::least_connections::{self, Balance, Found},
+    health::Health,
+    select::{
+        least_connections::{self, Balance, Found},
+        steer::{self, Steered},
+    },
 };
 
 /// The part of the tables that says how loaded backends are.
@@ -12,6 +16,11 @@ pub trait Load {
     fn slot(&self, index: u32) -> Option<(u32, u32)>;
     /// Open connections of a backend; 0 for one that does not exist.
     fn active(&self, backend: u32) -> u64;
+    /// What is known of a backend's health; [`Health::CLEAR`] for one that does not exist.
+    fn health(&self, backend: u32) -> Health;
+    /// Exchanges what is known of a backend's health, so that this connect tries it; `false` if it was not
+    /// `old` any more.
+    fn begin_trial(&self, backend: u32, old: Health, new: Health) -> bool;
     /// Takes the next turn of a Service; the first is 0. Turns may repeat after 2^32.
     fn take_turn(&self, service: u32) -> u32;
     /// Takes `count` more turns of a Service, which nobody else shall have.
@@ -53,5 +62,14 @@ pub trait Tables: Load + Sized {
     #[inline(always)]
     fn least_connections(&self, service: u32, slots: SlotRange, balance: Balance) -> Option<Found> {
         least_connections::scan(self, service, slots, balance)
+    }
+    /// What becomes of the choice of a backend of which something is known ([`steer::relieve`]). As above,
+    /// the programs call a function.
+    #[inline(always)]
+    fn relieve(&self, picked: u32, service: u32, slots: SlotRange, start: u32) -> Steered {
+        self.service(service).map_or(Steered::Keep, |service| {
+            let Service { algorithm, slow_start_ms, .. } = *service;
+            steer::relieve(self, picked, algorithm, slots, start, self.now_ns(), slow_start_ms)
+        })
     }
 }

@@ -10,7 +10,11 @@ use crate::{
         PickReason, Service, SlotRange,
     },
     addr::{Ip, PortBe},
-    select::{self, Picked},
+    health::Condition,
+    select::{
+        self, Picked, random,
+        steer::{self, Steered},
+    },
     tables::Tables,
 };
 
@@ -100,9 +104,27 @@ pub fn choose<T: Tables>(tables: &T, frontend: &FrontendKey, id: u32) -> Result<
     if service.affinity_seconds != 0 {
         return sticky(tables, id, service, slots, now_ns);
     }
-    let Picked { backend, reason } =
-        select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
+    let Picked { backend, reason } = pick(tables, id, service, slots)?;
     listed(tables, id, backend, reason, now_ns)
+}
+
+/// The algorithm's choice, unless that is to be spared and another is not.
+#[inline(always)]
+fn pick<T: Tables>(tables: &T, id: u32, service: &Service, slots: SlotRange) -> Result<Picked, PassReason> {
+    let picked = select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
+    if tables.health(picked.backend).is_clear() {
+        return Ok(picked);
+    }
+    let start = steer::start(tables, service.algorithm, slots);
+    match tables.relieve(picked.backend, id, slots, start) {
+        Steered::Keep => Ok(picked),
+        Steered::To(backend) => Ok(Picked { backend, reason: PickReason::Steered }),
+        Steered::Panic => {
+            // Not the algorithm's choice: what refuses at once looks idle, and would get everything.
+            let backend = random::pick(tables, slots).ok_or(PassReason::Inconsistent)?;
+            Ok(Picked { backend, reason: PickReason::Panic })
+        }
+    }
 }
 
 /// ClientIP affinity: the backend that this client met last, for as long as it may be used and the
@@ -123,13 +145,19 @@ fn sticky<T: Tables>(
     {
         let remembered =
             remembered(tables, id, state.backend, state.generation, PickReason::Affinity, now_ns);
-        if let Some(choice) = remembered {
+        // A single failure does not tear a client from its backend.
+        if let Some(choice) = remembered
+            && !matches!(
+                tables.health(state.backend).condition(),
+                Condition::Ejected(_) | Condition::Trial(_)
+            )
+        {
             tables.remember_client(&key, &ClientState { used_ns: now_ns, ..state });
             return Ok(choice);
         }
         reason = Some(PickReason::AffinityReplaced);
     }
-    let picked = select::pick(tables, id, service, slots).ok_or(PassReason::Inconsistent)?;
+    let picked = pick(tables, id, service, slots)?;
     let choice = listed(tables, id, picked.backend, reason.unwrap_or(picked.reason), now_ns)?;
     // Read again: client-round-robin has just noted its turn there.
     let turn = tables.client_state(&key).map_or(0, |state| state.turn);
@@ -159,7 +187,7 @@ fn listed<T: Tables>(
     now_ns: u64,
 ) -> Result<Choice, PassReason> {
     let entry = tables.backend(backend).ok_or(PassReason::Inconsistent)?;
-    let known = entry.state != BackendState::Free as u16 && entry.state <= BackendState::Removed as u16;
+    let known = entry.state != BackendState::Free as u16 && entry.state <= BackendState::Unused as u16;
     if entry.service != id || !known {
         return Err(PassReason::Inconsistent);
     }

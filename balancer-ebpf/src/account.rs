@@ -4,15 +4,17 @@
 //! its phase from an open one to `Closed`: whoever sees an open phase come out of the exchange counts the
 //! close, nobody else does.
 
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use balancer_common::{
     abi::{BackendStats, MARK_SENT, PassReason, Phase, PickReason, SocketState, UdpFlow, handshake_bucket},
+    health::{self, Health, Suspicion},
     select::opaque,
     translate::Choice,
 };
 
 use crate::{
     atomic,
-    maps::{BACKEND_STATS, BACKENDS, SERVICE_STATS},
+    maps::{BACKEND_HEALTH, BACKEND_STATS, BACKENDS, SERVICE_STATS},
 };
 
 /// Why an attempt failed.
@@ -48,7 +50,7 @@ fn index(reason: u64, places: usize) -> usize {
 /// Room for reasons in [`ServiceStats`].
 ///
 /// [`ServiceStats`]: balancer_common::abi::ServiceStats
-const PICKS: usize = 4;
+const PICKS: usize = 8;
 const PASSES: usize = 8;
 const _: () = assert!(PickReason::ALL.len() <= PICKS && PassReason::ALL.len() <= PASSES);
 
@@ -83,6 +85,62 @@ pub fn opened(choice: &Choice, phase: Phase) {
     }
 }
 
+/// Notes an attempt that failed with its backend, in a way that says something of it.
+#[inline(always)]
+pub fn failed(backend: u32, failure: health::Failure) {
+    update_health(backend, |state, now_ns, random| state.failed(failure, now_ns, random));
+}
+
+/// Notes that `client` found a backend slow.
+#[inline(always)]
+pub fn slow(backend: u32, client: u64) {
+    let Some(entry) = BACKEND_HEALTH.get_ptr_mut(backend) else { return };
+    // SAFETY: the verifier has bounded the pointer to the map value; the word is read and written whole.
+    let before = unsafe {
+        let place = &raw mut (*entry).suspected_by;
+        let before = place.read_volatile();
+        place.write_volatile(client);
+        before
+    };
+    let several = before != 0 && before != client;
+    let suspicion = if several { Suspicion::SeveralClients } else { Suspicion::OneClient };
+    failed(backend, health::Failure::Slow(suspicion));
+}
+
+/// Notes an answer, if that changes anything.
+#[inline(always)]
+fn well(backend: u32) {
+    let Some(entry) = BACKEND_HEALTH.get_ptr_mut(backend) else { return };
+    // SAFETY: the verifier has bounded the pointer to the map value. Volatile: other CPUs write it.
+    if unsafe { (&raw const (*entry).state.0).read_volatile() } != 0 {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*entry).suspected_by).write_volatile(0) };
+        update_health(backend, |state, now_ns, _| state.succeeded(now_ns));
+    }
+}
+
+/// Exchanges what is known of a backend for what follows from it. Should another processor be at it as
+/// well, the second of two rounds sees what that one made of it; what loses both is one outcome of several at once.
+#[inline(always)]
+fn update_health(backend: u32, next: impl Fn(Health, u64, u32) -> Health) {
+    let Some(entry) = BACKEND_HEALTH.get_ptr_mut(backend) else { return };
+    // SAFETY: no arguments.
+    let (now_ns, random) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_prandom_u32()) };
+    for _ in 0..2 {
+        // SAFETY: the verifier has bounded the pointer to the map value. Volatile: other CPUs write it.
+        let old = Health(unsafe { (&raw const (*entry).state.0).read_volatile() });
+        let new = next(old, now_ns, random);
+        // SAFETY: as above.
+        if new == old || atomic::replace_u64(unsafe { &raw mut (*entry).state.0 }, old.0, new.0) {
+            if new.is_ejected() && new != old {
+                // SAFETY: as above.
+                atomic::add(unsafe { &raw mut (*entry).ejections }, 1);
+            }
+            return;
+        }
+    }
+}
+
 /// Counts a completed handshake.
 #[inline(always)]
 pub fn established(backend: u32, took_ns: u64) {
@@ -95,6 +153,7 @@ pub fn established(backend: u32, took_ns: u64) {
             atomic::add((&raw mut (*stats).handshakes).cast::<u64>().add(bucket), 1);
         }
     }
+    well(backend);
 }
 
 /// Why an attempt failed that the application, or a connect() that never began, put an end to.

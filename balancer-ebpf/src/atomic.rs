@@ -41,6 +41,16 @@ pub fn exchange(word: *mut u32, new: u32) -> u32 {
 
 /// Stores `new` if `old` is there; whether it did.
 #[inline(always)]
+pub fn replace_u64(word: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: as for `add`. The returned flag would be invalid bitcode, the returned value serves.
+    let (found, _) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
+    };
+    found == old
+}
+
+/// The same for a word of 32 bits.
+#[inline(always)]
 pub fn replace(word: *mut u32, old: u32, new: u32) -> bool {
     // SAFETY: as for `add`. The returned flag would be invalid bitcode, the returned value serves.
     let (found, _) = unsafe {

@@ -5,7 +5,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use balancer_common::{
-    abi::{FrontendKey, MPTCP, PassReason, Phase, TCP, UDP},
+    abi::{FrontendKey, MARK_OBSERVED, MPTCP, PassReason, Phase, TCP, UDP},
     addr::{Ip, PortBe},
     translate::{self, Choice, Translation},
 };
@@ -88,9 +88,9 @@ fn connect(ctx: &SockAddrContext, address: Ip) -> Option<Choice> {
             account::passed(service, reason);
             None
         }
-        Translation::Rewrite(choice) => record(ctx, &frontend, choice),
+        Translation::Rewrite(choice) => record(ctx, &frontend, choice, 0),
         Translation::Observe(choice) => {
-            if record(ctx, &frontend, choice).is_some() {
+            if record(ctx, &frontend, choice, MARK_OBSERVED).is_some() {
                 account::passed(choice.service, PassReason::Observed);
             }
             None
@@ -117,7 +117,7 @@ fn forget(ctx: &SockAddrContext) {
 }
 
 #[inline(always)]
-fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Option<Choice> {
+fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice, marks: u16) -> Option<Choice> {
     let socket = SOCKETS.get_or_insert_ptr_mut(ctx, None);
     if socket.is_null() {
         // Counted, and not a warning: whoever fills up his sockets' memory must not fill the agent's log.
@@ -151,7 +151,10 @@ fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice) -> Opti
         (*socket).target.0[2] = choice.addr.0[2];
         (*socket).target.0[3] = choice.addr.0[3];
         (*socket).target_port = choice.port;
-        (*socket).marks = 0;
+        (*socket).marks = marks;
+        (*socket).acked = 0;
+        (*socket).received = 0;
+        (*socket).turns = 0;
         (*socket).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (&raw mut (*socket).phase).write_volatile(phase as u32);
     }

@@ -10,8 +10,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap},
 };
 use balancer_common::abi::{
-    Backend, BackendMeta, BackendStats, ClientKey, ClientState, Control, FrontendKey, MAX_EXCLUDED, Service,
-    ServiceMeta, ServiceStats, Slot, SocketState, UdpFlows,
+    Backend, BackendHealth, BackendHistory, BackendMeta, BackendStats, ClientKey, ClientState, Control,
+    FrontendKey, Lifecycle, MAX_EXCLUDED, MAX_OFFERS, Offer, Service, ServiceMeta, ServiceStats, Slot,
+    SocketState, UdpFlows,
 };
 
 /// What applications dial -> service id.
@@ -37,6 +38,22 @@ pub static BACKENDS: Array<Backend> = Array::with_max_entries(65_536, BPF_F_MMAP
 /// By backend id.
 #[map]
 pub static BACKEND_STATS: Array<BackendStats> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// By backend id.
+#[map]
+pub static BACKEND_HEALTH: Array<BackendHealth> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// By backend id. No program reads it.
+#[map]
+pub static BACKEND_HISTORY: Array<BackendHistory> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// By service id. No program reads it.
+#[map]
+pub static LIFECYCLE: Array<Lifecycle> = Array::with_max_entries(16_384, BPF_F_MMAPABLE);
+
+/// Connections of which it is watched what comes next, by socket cookie.
+#[map]
+pub static OFFERS: HashMap<u64, Offer> = HashMap::with_max_entries(MAX_OFFERS, BPF_F_NO_PREALLOC);
 
 /// What is remembered of clients; the least recently used are forgotten first.
 #[map]

@@ -12,13 +12,20 @@ use aya_ebpf::{
 };
 use balancer_common::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, MAX_CGROUP_DEPTH, Mode, Service, SlotRange},
-    select::least_connections::{self, Balance, Found},
+    health::Health,
+    select::{
+        least_connections::{self, Balance, Found},
+        steer::{self, Steered},
+    },
     tables::{Load, Tables},
 };
 
 use crate::{
     atomic,
-    maps::{BACKEND_STATS, BACKENDS, CLIENTS, CONTROL, EXCLUDED, FRONTENDS, SERVICE_STATS, SERVICES, SLOTS},
+    maps::{
+        BACKEND_HEALTH, BACKEND_STATS, BACKENDS, CLIENTS, CONTROL, EXCLUDED, FRONTENDS, SERVICE_STATS,
+        SERVICES, SLOTS,
+    },
 };
 
 /// The BPF maps, seen from a hook on a socket address.
@@ -38,6 +45,28 @@ impl Load for Shared {
         BACKEND_STATS.get_ptr(backend).map_or(0, |stats| {
             // SAFETY: the verifier has bounded the pointer to the map value. Volatile: other CPUs write it.
             unsafe { ptr::read_volatile(&raw const (*stats).active) }
+        })
+    }
+
+    #[inline(always)]
+    fn health(&self, backend: u32) -> Health {
+        BACKEND_HEALTH.get_ptr(backend).map_or(Health::CLEAR, |health| {
+            // SAFETY: the verifier has bounded the pointer to the map value. Volatile: other CPUs write it.
+            Health(unsafe { ptr::read_volatile(&raw const (*health).state.0) })
+        })
+    }
+
+    #[inline(always)]
+    fn begin_trial(&self, backend: u32, old: Health, new: Health) -> bool {
+        BACKEND_HEALTH.get_ptr_mut(backend).is_some_and(|health| {
+            // SAFETY: the verifier has bounded the pointer to the map value.
+            unsafe {
+                let begun = atomic::replace_u64(&raw mut (*health).state.0, old.0, new.0);
+                if begun {
+                    atomic::add(&raw mut (*health).trials, 1);
+                }
+                begun
+            }
         })
     }
 
@@ -81,6 +110,23 @@ extern "C" fn least_connections(service: u32, base: u32, len: u32, uniform: u32)
         .map_or(NONE, |found| (u64::from(found.steps) << 32) | u64::from(found.backend))
 }
 
+/// What becomes of the choice of a backend; its answer is the backend to take in its place, [`PANIC`] or [`NONE`].
+///
+/// A global function, as above; such a one takes five numbers at most.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn relieve(picked: u32, service: u32, base: u32, len: u32, start: u32) -> u64 {
+    let Some(entry) = SERVICES.get(service) else { return NONE };
+    // SAFETY: no arguments.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let slots = SlotRange::new(base, len);
+    match steer::relieve(&Shared, picked, entry.algorithm, slots, start, now_ns, entry.slow_start_ms) {
+        Steered::Keep => NONE,
+        Steered::To(backend) => u64::from(backend),
+        Steered::Panic => PANIC,
+    }
+}
+
 /// Whether the current process is in a cgroup that is left alone, or below one: 1 if so.
 ///
 /// A global function, as above: its loop would else be verified at every place from which it is called.
@@ -103,6 +149,8 @@ extern "C" fn excluded_cgroup() -> u32 {
 
 /// No backend.
 const NONE: u64 = u64::MAX;
+/// Any backend.
+const PANIC: u64 = u64::MAX - 1;
 
 impl Load for Maps<'_> {
     #[inline(always)]
@@ -113,6 +161,16 @@ impl Load for Maps<'_> {
     #[inline(always)]
     fn active(&self, backend: u32) -> u64 {
         Shared.active(backend)
+    }
+
+    #[inline(always)]
+    fn health(&self, backend: u32) -> Health {
+        Shared.health(backend)
+    }
+
+    #[inline(always)]
+    fn begin_trial(&self, backend: u32, old: Health, new: Health) -> bool {
+        Shared.begin_trial(backend, old, new)
     }
 
     #[inline(always)]
@@ -142,6 +200,15 @@ impl Tables for Maps<'_> {
         let uniform = u32::from(matches!(balance, Balance::Uniform));
         let found = least_connections(service, slots.base(), slots.len(), uniform);
         if found == NONE { None } else { Some(Found { backend: found as u32, steps: (found >> 32) as u32 }) }
+    }
+
+    #[inline(always)]
+    fn relieve(&self, picked: u32, service: u32, slots: SlotRange, start: u32) -> Steered {
+        match relieve(picked, service, slots.base(), slots.len(), start) {
+            NONE => Steered::Keep,
+            PANIC => Steered::Panic,
+            backend => Steered::To(backend as u32),
+        }
     }
 
     #[inline(always)]

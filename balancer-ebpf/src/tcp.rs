@@ -2,37 +2,47 @@
 //!
 //! The kernel calls this for every TCP socket of the cgroup when it connects and when its handshake
 //! ends; for the rest of its life only where [`tcp`] asked, which it does for the sockets that were
-//! translated and no others.
+//! translated and no others. Where a Service's connections may be moved, that includes every
+//! acknowledgement of what the client sent: from these it is known whether that is answered.
 
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
-        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT,
-        BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
-        bpf_sock_ops,
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_RTT_CB,
+        BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1,
+        BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
-    helpers::generated::bpf_ktime_get_boot_ns,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use balancer_common::abi::{MARK_EXPIRED, MARK_PEER_FIN, MARK_SENT, Phase, SocketState};
+use balancer_common::{
+    abi::{
+        MARK_EXPIRED, MARK_OBSERVED, MARK_PEER_FIN, MARK_SENT, MARK_SUSPECT, MARK_TRACKED, OfferOutcome,
+        Phase, SERVICE_TRACKED, SocketState,
+    },
+    health,
+};
 
 use crate::{
     PROCEED,
     account::{self, Failure, Totals},
     atomic,
-    maps::{SOCKETS, stored},
+    maps::{OFFERS, SERVICES, SOCKETS, stored},
 };
 
 const CONNECT: u32 = BPF_SOCK_OPS_TCP_CONNECT_CB;
 const ESTABLISHED: u32 = BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
 const STATE: u32 = BPF_SOCK_OPS_STATE_CB;
 const TIMER: u32 = BPF_SOCK_OPS_RTO_CB;
+const ACKNOWLEDGED: u32 = BPF_SOCK_OPS_RTT_CB;
 const SEGMENT: u32 = BPF_SOCK_OPS_PARSE_HDR_OPT_CB;
 
 /// The changes of state, and the retransmission timer.
 const WATCHED: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+/// Every acknowledgement from which a round-trip time was measured.
+const ACKNOWLEDGEMENTS: u32 = BPF_SOCK_OPS_RTT_CB_FLAG;
 /// Every segment that arrives.
 const SEGMENTS: u32 = BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG;
 
@@ -44,7 +54,7 @@ const HEADER: usize = 20;
 #[sock_ops]
 pub fn tcp(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        CONNECT | ESTABLISHED | STATE | TIMER | SEGMENT => event(&ctx),
+        CONNECT | ESTABLISHED | STATE | TIMER | ACKNOWLEDGED | SEGMENT => event(&ctx),
         _ => {}
     }
     PROCEED as u32
@@ -69,9 +79,10 @@ fn event(ctx: &SockOpsContext) {
         }
         ESTABLISHED => {
             // Again: another program of the cgroup may have set its own flags over ours.
-            watch(ctx, WATCHED);
+            watch(ctx, if track(socket) { WATCHED | ACKNOWLEDGEMENTS } else { WATCHED });
             established(socket);
         }
+        ACKNOWLEDGED => acknowledged(ctx, socket),
         STATE => match (ctx.arg(0), ctx.arg(1)) {
             (BPF_TCP_CLOSE, _) => {}
             (old, BPF_TCP_CLOSE) => closed(ctx, socket, old),
@@ -80,12 +91,76 @@ fn event(ctx: &SockOpsContext) {
             _ => {}
         },
         SEGMENT => segment(ctx.ops, socket),
-        // The third argument is set when the kernel gives up.
-        _ => {
-            if ctx.arg(2) != 0 {
-                mark(socket, MARK_EXPIRED);
-            }
+        _ => timer(ctx, socket),
+    }
+}
+
+/// The retransmission timer went off. In the handshake the backend is slow at best.
+#[inline(always)]
+fn timer(ctx: &SockOpsContext, socket: *mut SocketState) {
+    // The third argument is set when the kernel gives up.
+    if ctx.arg(2) != 0 {
+        mark(socket, MARK_EXPIRED);
+    }
+    // SAFETY: the pointer is to socket storage and was found not to be null.
+    let (marks, backend, phase) = unsafe { ((*socket).marks, (*socket).backend, (*socket).phase) };
+    if phase == Phase::Connecting as u32 && marks & (MARK_SUSPECT | MARK_OBSERVED) == 0 {
+        mark(socket, MARK_SUSPECT);
+        // SAFETY: the kernel passes a valid context.
+        account::slow(backend, unsafe { bpf_get_netns_cookie(ctx.ops.cast()) });
+    }
+}
+
+/// Whether it is followed what this connection carries, which it is from now on if its Service asks for it.
+#[inline(always)]
+fn track(socket: *mut SocketState) -> bool {
+    // SAFETY: the pointer is to socket storage and was found not to be null.
+    let (service, marks) = unsafe { ((*socket).service, (*socket).marks) };
+    let asked = SERVICES.get(service).is_some_and(|service| service.flags & SERVICE_TRACKED != 0);
+    if asked && marks & MARK_OBSERVED == 0 {
+        mark(socket, MARK_TRACKED);
+        true
+    } else {
+        false
+    }
+}
+
+/// Something that the client sent was acknowledged.
+///
+/// The kernel calls before it takes in the payload of the segment that brought the acknowledgement. A peer
+/// answers what it has received, so an answer comes with the last acknowledgement or behind it: what was
+/// sent is answered if more has been received than is noted here. That needs no clock, and holds however
+/// the segments were merged.
+#[inline(always)]
+fn acknowledged(ctx: &SockOpsContext, socket: *mut SocketState) {
+    // SAFETY: the kernel passes a valid context; the pointer is to socket storage and was found not to be null.
+    unsafe {
+        let (acked, received) = ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received);
+        if (*socket).received != received {
+            (*socket).turns = (*socket).turns.wrapping_add(1);
+            (*socket).received = received;
         }
+        (*socket).acked = acked;
+    }
+    resolve(ctx, OfferOutcome::Sent);
+}
+
+/// If this connection was offered to be moved: what came next. Once.
+#[inline(always)]
+fn resolve(ctx: &SockOpsContext, outcome: OfferOutcome) {
+    // SAFETY: the kernel passes a valid context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
+    let Some(offer) = OFFERS.get_ptr_mut(&cookie) else { return };
+    // SAFETY: the pointer is to a map value and not null; the kernel passes a valid context.
+    unsafe {
+        if (*offer).outcome != OfferOutcome::Pending as u32 {
+            return;
+        }
+        // More than there was: the server spoke, and nobody had asked.
+        let outcome =
+            if (*ctx.ops).bytes_received != (*offer).received { OfferOutcome::Received } else { outcome };
+        (*offer).resolved_ns = bpf_ktime_get_boot_ns();
+        (&raw mut (*offer).outcome).write_volatile(outcome as u32);
     }
 }
 
@@ -152,8 +227,14 @@ fn closed(ctx: &SockOpsContext, socket: *mut SocketState, old: u32) {
         } else {
             Failure::Unreachable
         };
+        if marks & (MARK_SUSPECT | MARK_OBSERVED) == 0 && marks & MARK_SENT != 0 {
+            account::failed(backend, health::Failure::Refused);
+        }
         account::close_socket(socket, failure);
         return;
+    }
+    if marks & MARK_TRACKED != 0 {
+        resolve(ctx, OfferOutcome::Closed);
     }
     account::close_socket(socket, Failure::Unreachable);
     account::totals(backend, generation, &totals(ops, socket, old));

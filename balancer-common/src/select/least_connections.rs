@@ -48,7 +48,7 @@ fn below(a: u64, b: u64) -> u64 {
 
 /// `new` where the mask is all ones, `old` where it is 0.
 #[inline(always)]
-const fn choose(mask: u64, new: u64, old: u64) -> u64 {
+pub(super) const fn choose(mask: u64, new: u64, old: u64) -> u64 {
     old ^ ((old ^ new) & mask)
 }
 
@@ -151,7 +151,7 @@ const fn window(len: u32) -> u32 {
 
 /// The slot behind `index`: the next one, or the first after the last.
 #[inline(always)]
-fn after(index: u32, len: u32) -> u32 {
+pub(super) fn after(index: u32, len: u32) -> u32 {
     let next = index as u64 + 1;
     (next & below(next, len as u64)) as u32
 }

@@ -9,6 +9,7 @@ pub mod least_connections;
 pub mod random;
 pub mod round_robin;
 pub mod source_hash;
+pub mod steer;
 
 use self::least_connections::Balance;
 use crate::{

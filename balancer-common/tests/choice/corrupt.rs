@@ -59,7 +59,7 @@ fn damage() -> impl Strategy<Value = Damage> {
         1 => (index(), number(4)).prop_map(|(service, dialled)| Frontend { service, dialled }),
         1 => (index(), (number(80), number(4))).prop_map(|(index, slot)| Slot { index, slot }),
         1 => index().prop_map(|len| SlotsEnd { len }),
-        4 => (index(), prop_oneof![0..5_u16, any::<u16>()]).prop_map(|(backend, state)| State { backend, state }),
+        4 => (index(), prop_oneof![0..7_u16, any::<u16>()]).prop_map(|(backend, state)| State { backend, state }),
         4 => (index(), number(5)).prop_map(|(backend, service)| Owner { backend, service }),
         4 => (index(), 0..3_u32).prop_map(|(backend, generation)| Generation { backend, generation }),
         1 => index().prop_map(|len| BackendsEnd { len }),
@@ -177,8 +177,8 @@ fn check(world: &World, dialled: u32) -> Result<Translation, TestCaseError> {
             let backend = &world.backends[choice.backend as usize];
             prop_assert_eq!(backend.service, choice.service);
             let state = BackendState::from_u16(backend.state);
-            let just_removed = choice.reason != PickReason::Affinity && state == BackendState::Removed;
-            prop_assert!(state.is_usable() || just_removed);
+            let just_left = choice.reason != PickReason::Affinity && state != BackendState::Free;
+            prop_assert!(state.is_usable() || just_left);
             prop_assert_eq!(
                 (choice.addr, choice.port, choice.generation),
                 (backend.addr, backend.port, backend.generation)

@@ -199,7 +199,7 @@ fn slots_that_are_not_there_pass_through() {
 #[test]
 fn a_backend_that_may_not_be_used_passes_through() {
     check(|world| each_backend(world, |backend| backend.state = BackendState::Free as u16), Inconsistent);
-    check(|world| each_backend(world, |backend| backend.state = 4), Inconsistent);
+    check(|world| each_backend(world, |backend| backend.state = 6), Inconsistent);
     check(|world| each_backend(world, |backend| backend.state = u16::MAX), Inconsistent);
     check(|world| world.backends.clear(), Inconsistent);
 }

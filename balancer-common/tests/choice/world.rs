@@ -13,6 +13,7 @@ use balancer_common::{
         SERVICE_UNIFORM, Service, Slot, SlotRange, TCP,
     },
     addr::PortBe,
+    health::Health,
     tables::{Load, Tables},
     translate::{self, Choice, Translation},
 };
@@ -51,6 +52,8 @@ pub struct World {
     pub backends: Vec<Backend>,
     /// Open connections, by backend.
     pub active: Vec<Cell<u64>>,
+    /// What is known of each backend's health.
+    pub health: Vec<Cell<Health>>,
     pub turns: Vec<Cell<u32>>,
     pub clients: RefCell<HashMap<ClientKey, ClientState>>,
     pub lease_expires_ns: u64,
@@ -75,6 +78,7 @@ impl World {
             slots: Vec::new(),
             backends: Vec::new(),
             active: Vec::new(),
+            health: Vec::new(),
             turns: vec![Cell::new(0); FIRST_SERVICE as usize],
             clients: RefCell::default(),
             lease_expires_ns: u64::MAX,
@@ -120,6 +124,7 @@ impl World {
             weight,
         });
         self.active.push(Cell::new(0));
+        self.health.push(Cell::default());
         id
     }
 
@@ -215,6 +220,17 @@ impl Load for World {
 
     fn active(&self, backend: u32) -> u64 {
         self.active.get(backend as usize).map_or(0, Cell::get)
+    }
+
+    fn health(&self, backend: u32) -> Health {
+        self.health.get(backend as usize).map(Cell::get).unwrap_or_default()
+    }
+
+    fn begin_trial(&self, backend: u32, old: Health, new: Health) -> bool {
+        self.health(backend) == old && {
+            self.health[backend as usize].set(new);
+            true
+        }
     }
 
     fn take_turn(&self, service: u32) -> u32 {

@@ -23,8 +23,8 @@ pub const ZONE: Column = ("ZONE", Align::Left, |backend| Cell::new(&backend.zone
 pub const STATE: Column = ("STATE", Align::Left, |backend| {
     let ink = match backend.state {
         BackendState::Ready => Ink::Good,
-        BackendState::Terminating => Ink::Warn,
-        BackendState::Removed | BackendState::Free => Ink::Dim,
+        BackendState::Terminating | BackendState::Draining => Ink::Warn,
+        BackendState::Removed | BackendState::Unused | BackendState::Free => Ink::Dim,
     };
     Cell::inked(state_name(backend.state), ink)
 });

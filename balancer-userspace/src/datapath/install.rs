@@ -73,10 +73,12 @@ impl Sizes {
     /// The flag that sets the size of a map, and the size; `None` for maps of fixed size.
     fn of(&self, map: &str) -> Option<(&'static str, u32)> {
         match map {
-            "FRONTENDS" | "SERVICES" | "SERVICE_STATS" | "SERVICE_META" => {
+            "FRONTENDS" | "SERVICES" | "SERVICE_STATS" | "SERVICE_META" | "LIFECYCLE" => {
                 Some(("max-services", self.services))
             }
-            "BACKENDS" | "BACKEND_STATS" | "BACKEND_META" => Some(("max-backends", self.backends)),
+            "BACKENDS" | "BACKEND_STATS" | "BACKEND_META" | "BACKEND_HEALTH" | "BACKEND_HISTORY" => {
+                Some(("max-backends", self.backends))
+            }
             "SLOTS" => Some(("max-slots", self.slots)),
             "CLIENTS" => Some(("max-clients", self.clients)),
             _ => None,

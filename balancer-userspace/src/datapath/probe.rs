@@ -60,11 +60,10 @@ pub(crate) fn set_up(maps: &mut Maps) -> Result<(), DatapathError> {
             &Service {
                 slots: SlotRange::new(id, 1),
                 frontend,
-                algorithm: 0,
-                affinity_seconds: 0,
                 flags: SERVICE_UNIFORM,
                 backends: 1,
                 revision: 1,
+                ..Service::default()
             },
         );
         maps.insert_frontend(&frontend, id)?;

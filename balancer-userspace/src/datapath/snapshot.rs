@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use balancer_common::abi::{
-    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, Mode, PassReason, Service,
-    ServiceMeta,
+    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, Mode, PassReason, PickReason,
+    Service, ServiceMeta,
 };
 
 use super::{Access, DatapathError, Maps, Pins, boot_ns, from_text, text::backend_names};
@@ -108,7 +108,7 @@ fn service_view(
             .then(|| Duration::from_secs(u64::from(service.affinity_seconds))),
         revision: service.revision,
         problem: (!problem.is_empty()).then_some(problem),
-        picks: stats.picks,
+        picks: PickReason::ALL.map(|reason| stats.picks[reason as usize]),
         passes: PassReason::ALL.map(|reason| stats.passes[reason as usize]),
         flow_evictions: stats.flow_evictions,
         backends,

@@ -8,8 +8,9 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use balancer_common::abi::{
-    Backend, BackendMeta, BackendStats, ClientKey, ClientState, Control, FrontendKey, MAX_EXCLUDED, Service,
-    ServiceMeta, ServiceStats, Slot, SocketState, UdpFlows,
+    Backend, BackendHealth, BackendHistory, BackendMeta, BackendStats, ClientKey, ClientState, Control,
+    FrontendKey, Lifecycle, MAX_EXCLUDED, Offer, Service, ServiceMeta, ServiceStats, Slot, SocketState,
+    UdpFlows,
 };
 
 use super::{Access, DatapathError, MappedArray, Pins, sys};
@@ -26,13 +27,17 @@ const fn spec<K, V>(name: &'static str) -> MapSpec {
 }
 
 /// Every map that is pinned.
-pub(super) const MAPS: [MapSpec; 13] = [
+pub(super) const MAPS: [MapSpec; 17] = [
     spec::<FrontendKey, u32>("FRONTENDS"),
     spec::<u32, Service>("SERVICES"),
     spec::<u32, ServiceStats>("SERVICE_STATS"),
     spec::<u32, Slot>("SLOTS"),
     spec::<u32, Backend>("BACKENDS"),
     spec::<u32, BackendStats>("BACKEND_STATS"),
+    spec::<u32, BackendHealth>("BACKEND_HEALTH"),
+    spec::<u32, BackendHistory>("BACKEND_HISTORY"),
+    spec::<u32, Lifecycle>("LIFECYCLE"),
+    spec::<u64, Offer>("OFFERS"),
     spec::<ClientKey, ClientState>("CLIENTS"),
     spec::<u64, u32>("EXCLUDED"),
     spec::<u32, Control>("CONTROL"),
@@ -57,6 +62,13 @@ pub struct Maps {
     pub backends: MappedArray<Backend>,
     /// By backend id.
     pub backend_stats: MappedArray<BackendStats>,
+    /// By backend id.
+    pub backend_health: MappedArray<BackendHealth>,
+    /// By backend id.
+    pub backend_history: MappedArray<BackendHistory>,
+    /// By service id.
+    pub lifecycle: MappedArray<Lifecycle>,
+    offers: HashMap<MapData, u64, Offer>,
     frontends: HashMap<MapData, FrontendKey, u32>,
     clients: HashMap<MapData, ClientKey, ClientState>,
     service_meta: HashMap<MapData, u32, ServiceMeta>,
@@ -82,6 +94,10 @@ impl Maps {
             slots: array(pins, "SLOTS", access)?,
             backends: array(pins, "BACKENDS", access)?,
             backend_stats: array(pins, "BACKEND_STATS", access)?,
+            backend_health: array(pins, "BACKEND_HEALTH", access)?,
+            backend_history: array(pins, "BACKEND_HISTORY", access)?,
+            lifecycle: array(pins, "LIFECYCLE", access)?,
+            offers: hash(pins, "OFFERS")?,
             frontends: hash(pins, "FRONTENDS")?,
             clients: hash(pins, "CLIENTS")?,
             service_meta: hash(pins, "SERVICE_META")?,
@@ -100,6 +116,8 @@ impl Maps {
     /// What the kernel says; the maps stay usable.
     pub fn release(&mut self) -> io::Result<()> {
         self.backend_stats.release()?;
+        self.backend_health.release()?;
+        self.backend_history.release()?;
         self.backends.release()
     }
 
@@ -219,6 +237,27 @@ impl Maps {
     /// Leaves a cgroup alone no more.
     pub fn remove_excluded(&mut self, cgroup: u64) -> Result<(), DatapathError> {
         absent(self.excluded.remove(&cgroup)).map(drop).map_err(map_error("EXCLUDED"))
+    }
+
+    /// The offers, by socket cookie.
+    pub fn offers(&self) -> Result<Vec<(u64, Offer)>, DatapathError> {
+        self.offers.iter().collect::<Result<_, _>>().map_err(map_error("OFFERS"))
+    }
+
+    /// Offers a connection, or offers it anew. `false` if there is no room.
+    pub fn insert_offer(&mut self, cookie: u64, offer: &Offer) -> Result<bool, DatapathError> {
+        match self.offers.insert(&cookie, offer, 0) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(inner)) if inner.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                Ok(false)
+            }
+            Err(error) => Err(map_error("OFFERS")(error)),
+        }
+    }
+
+    /// Takes an offer back.
+    pub fn remove_offer(&mut self, cookie: u64) -> Result<(), DatapathError> {
+        absent(self.offers.remove(&cookie)).map(drop).map_err(map_error("OFFERS"))
     }
 
     /// The storage map of connected sockets.

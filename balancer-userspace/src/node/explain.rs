@@ -8,6 +8,7 @@ use balancer_common::{
         Service, WINDOW,
     },
     addr::PortBe,
+    health::Health,
     select::source_hash,
     tables::{Load, Tables},
     translate::{self, Translation},
@@ -43,6 +44,15 @@ impl Load for Frozen<'_> {
 
     fn active(&self, backend: u32) -> u64 {
         self.maps.backend_stats.get(backend).map_or(0, |stats| stats.active)
+    }
+
+    fn health(&self, backend: u32) -> Health {
+        self.maps.backend_health.get(backend).map(|health| health.state).unwrap_or_default()
+    }
+
+    /// What asks is no connect, and tries nothing; but a connect would.
+    fn begin_trial(&self, _: u32, _: Health, _: Health) -> bool {
+        true
     }
 
     fn take_turn(&self, service: u32) -> u32 {

@@ -12,13 +12,13 @@ pub trait KernelTables {
     fn service(&self, id: u32) -> Service;
     /// Writes a Service: its settings first, its run of slots last, by one store.
     fn set_service(&mut self, id: u32, service: &Service);
-    /// Zeroes what was counted under a service id.
+    /// Zeroes what was counted and done under a service id.
     fn reset_service(&mut self, id: u32);
     /// A backend, as it is.
     fn backend(&self, id: u32) -> Backend;
     /// Writes a backend.
     fn set_backend(&mut self, id: u32, backend: &Backend);
-    /// Zeroes what was counted under a backend id.
+    /// Zeroes what was counted and found out under a backend id.
     fn reset_backend(&mut self, id: u32);
     /// Sockets that are open to a backend.
     fn active(&self, backend: u32) -> u64;
@@ -63,6 +63,7 @@ impl KernelTables for Maps {
 
     fn reset_service(&mut self, id: u32) {
         self.service_stats.set(id, &bytemuck::Zeroable::zeroed());
+        self.lifecycle.set(id, &bytemuck::Zeroable::zeroed());
     }
 
     fn backend(&self, id: u32) -> Backend {
@@ -75,6 +76,8 @@ impl KernelTables for Maps {
 
     fn reset_backend(&mut self, id: u32) {
         self.backend_stats.set(id, &bytemuck::Zeroable::zeroed());
+        self.backend_health.set(id, &bytemuck::Zeroable::zeroed());
+        self.backend_history.set(id, &bytemuck::Zeroable::zeroed());
     }
 
     fn active(&self, backend: u32) -> u64 {

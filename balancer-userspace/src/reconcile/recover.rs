@@ -201,7 +201,11 @@ impl<K: KernelTables> Reconciler<K> {
             weight: backend.weight,
             condition: match BackendState::from_u16(backend.state) {
                 BackendState::Terminating => Condition::Terminating,
-                BackendState::Ready | BackendState::Removed | BackendState::Free => Condition::Ready,
+                BackendState::Ready
+                | BackendState::Removed
+                | BackendState::Draining
+                | BackendState::Unused
+                | BackendState::Free => Condition::Ready,
             },
             pod,
             node,

@@ -122,6 +122,7 @@ pub(super) fn service_entry(applied: &Applied, members: &[Member]) -> Service {
         flags: if uniform { SERVICE_UNIFORM } else { 0 },
         backends: members.len().min(applied.slots.len() as usize) as u32,
         revision: applied.revision,
+        ..Service::default()
     }
 }
 

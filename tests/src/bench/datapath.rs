@@ -133,6 +133,7 @@ impl Datapath {
                 flags: SERVICE_UNIFORM,
                 backends: count,
                 revision: 1,
+                ..Service::default()
             },
         );
         maps.insert_frontend(&frontend, id)?;

@@ -122,5 +122,7 @@ pub const fn state_name(state: BackendState) -> &'static str {
         BackendState::Ready => "ready",
         BackendState::Terminating => "terminating",
         BackendState::Removed => "removed",
+        BackendState::Draining => "draining",
+        BackendState::Unused => "unused",
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Events, Notice, SourceError, SourceHealth};
 use access::Connection;
 use follow::{Follow, Gate};
-use sinks::{KindSink, Namespaces, NodeSink, Pods, Services, Slices};
+use sinks::{KindSink, Namespaces, NodeSink, Pods, Services, Sink, Slices};
 
 pub use access::Access;
 
@@ -153,6 +153,21 @@ pub(super) async fn announce(access: Access, node: Arc<str>, notices: mpsc::Rece
     }
 }
 
+/// What all resources have in common.
+struct Common {
+    connection: Connection,
+    timing: Timing,
+    events: Events,
+    health: Arc<SourceHealth>,
+}
+
+impl Common {
+    fn follow<S: Sink>(&self, sink: S, gate: Gate) -> Follow<S> {
+        let Self { connection, timing, events, health } = self;
+        Follow::new(sink, connection.clone(), timing.clone(), events.clone(), health.clone(), gate)
+    }
+}
+
 async fn follow_all(
     connection: Connection,
     node_name: Arc<str>,
@@ -165,30 +180,14 @@ async fn follow_all(
     let (annotated, namespaces_known) = watch::channel(false);
     let (listed, pods_known) = watch::channel(pods == ReadPods::No);
     let waits = || Gate::Waits(vec![node_known.clone(), namespaces_known.clone(), pods_known.clone()]);
-    let mut pods = (pods == ReadPods::Yes).then(|| {
-        let sink = KindSink::<Pods>::of_node(health.clone(), &node_name);
-        let gate = Gate::Opens(listed);
-        Follow::new(sink, connection.clone(), timing.clone(), events.clone(), health.clone(), gate)
-    });
-    let namespaces = KindSink::<Namespaces>::new(health.clone());
-    let mut namespaces = Follow::new(
-        namespaces,
-        connection.clone(),
-        timing.clone(),
-        events.clone(),
-        health.clone(),
-        Gate::Opens(annotated),
-    );
-    let services = KindSink::<Services>::new(health.clone());
-    let slices = KindSink::<Slices>::new(health.clone());
-    let mut services =
-        Follow::new(services, connection.clone(), timing.clone(), events.clone(), health.clone(), waits());
-    let mut slices =
-        Follow::new(slices, connection.clone(), timing.clone(), events.clone(), health.clone(), waits());
-    let mut node = (!node_name.is_empty()).then(|| {
-        let sink = NodeSink::new(node_name);
-        Follow::new(sink, connection, timing, events.clone(), health, Gate::Opens(known))
-    });
+    let with = Common { connection, timing, events: events.clone(), health };
+    let health = || with.health.clone();
+    let mut pods = (pods == ReadPods::Yes)
+        .then(|| with.follow(KindSink::<Pods>::of_node(health(), &node_name), Gate::Opens(listed)));
+    let mut namespaces = with.follow(KindSink::<Namespaces>::new(health()), Gate::Opens(annotated));
+    let mut services = with.follow(KindSink::<Services>::new(health()), waits());
+    let mut slices = with.follow(KindSink::<Slices>::new(health()), waits());
+    let mut node = (!node_name.is_empty()).then(|| with.follow(NodeSink::new(node_name), Gate::Opens(known)));
     let node = async {
         match &mut node {
             Some(node) => node.run().await,
