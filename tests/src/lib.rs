@@ -9,11 +9,13 @@
 //! - [`manifests`]: what it reads;
 //! - [`kubeproxy`]: a real kube-proxy, and what its rules say;
 //! - [`apiserver`]: what else it follows: a real API server, and one that fails on command;
+//! - [`clients`]: whether moving idle connections hurts a request, with real client libraries;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
 pub mod apiserver;
 pub mod bench;
+pub mod clients;
 pub mod kernel;
 pub mod kubeproxy;
 pub mod manifests;

@@ -1,7 +1,6 @@
 //! The demo is a promise to whoever tries balancer first: its claims hold, and it leaves nothing behind.
 
 use std::{
-    fs,
     io::Read as _,
     path::PathBuf,
     process::{Command, ExitStatus},
@@ -9,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use balancer_tests::{
-    agent,
-    kernel::{BPFFS, cgroup2, require_kernel},
-};
+use balancer_tests::{agent, kernel::require_kernel, topology::remains_of};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
@@ -52,16 +48,5 @@ fn run(meanwhile: impl FnOnce(Pid)) -> (ExitStatus, String, Vec<PathBuf>) {
     meanwhile(Pid::from_child(&demo));
     reader.read_to_end(&mut text).unwrap();
     let status = demo.wait().unwrap();
-    (status, String::from_utf8(text).unwrap(), left_by(demo.id()))
-}
-
-/// What carries a process's id in its name.
-fn left_by(pid: u32) -> Vec<PathBuf> {
-    let dirs = ["/run/netns".into(), cgroup2().unwrap(), BPFFS.into(), std::env::temp_dir()];
-    let entries = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path());
-    let ours = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.starts_with(&format!("bal-{pid}-")) || name.starts_with(&format!("balancer-test-{pid}-"))
-    };
-    entries.filter(ours).collect()
+    (status, String::from_utf8(text).unwrap(), remains_of(demo.id()).unwrap())
 }

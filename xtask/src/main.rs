@@ -7,6 +7,7 @@
 mod build;
 mod build_ebpf;
 mod ci;
+mod clients;
 mod cmd;
 mod docs;
 mod elf;
@@ -63,6 +64,11 @@ enum Task {
     Ci(test::Args),
     /// Measure connects through the balancer beside direct ones, iptables and nftables (needs root)
     Bench(run_bin::Args),
+    /// Move idle connections of real client libraries, and count the requests that were hurt (needs root)
+    ///
+    /// Brings Python packages with pip, Node.js packages with npm, and the rest with apt-get; what cannot be
+    /// had is a row that says so.
+    Clients(run_bin::Args),
     /// Verify the programs and run the tests in the kernel under Debian's other kernels, in an emulator
     ///
     /// Brings qemu-system-x86 and busybox-static with apt-get; downloads the kernels, and installs none.
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Ci(args) => ci::run(&args),
         Task::Bench(args) => run_bin::bench(&args),
+        Task::Clients(args) => clients::run(&args),
         Task::Kernels(args) => kernels::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Docs => docs::run(),

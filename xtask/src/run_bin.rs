@@ -1,6 +1,6 @@
 //! `cargo xtask demo` and `cargo xtask bench`: build everything, then become the program.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 
@@ -11,31 +11,56 @@ use crate::{
     setup, workspace,
 };
 
-/// Options of `demo` and `bench`.
+/// Options of `demo`, `bench` and `clients`.
 #[derive(clap::Args)]
 // The program has the help that is worth reading.
 #[command(disable_help_flag = true)]
 pub struct Args {
     /// Passed on; `--help` shows what there is
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+    pub args: Vec<String>,
+}
+
+impl Args {
+    /// Whether the program will do no more than print.
+    pub fn only_print(&self) -> bool {
+        self.args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "--list"))
+    }
 }
 
 /// Runs the demo.
 pub fn demo(args: &Args) -> Result<ExitCode> {
-    become_program("demo", setup::DEMO, Profile::Debug, args)
+    ready("demo", setup::DEMO, Profile::Debug, args)?.command().args(&args.args).exec()
 }
 
 /// Runs the benchmark, with everything optimised.
 pub fn bench(args: &Args) -> Result<ExitCode> {
-    become_program("bench", setup::BENCH, Profile::Release, args)
+    ready("bench", setup::BENCH, Profile::Release, args)?.command().args(&args.args).exec()
 }
 
-/// Replaces this process, so that Ctrl-C and every other signal reach the program itself, which has
-/// things to clean up.
-fn become_program(name: &str, needs: &[setup::Program], profile: Profile, args: &Args) -> Result<ExitCode> {
-    let for_help = args.args.iter().any(|arg| arg == "--help" || arg == "-h");
-    if !for_help {
+/// A program of `tests`, built.
+pub struct Ready {
+    program: PathBuf,
+    balancer: PathBuf,
+}
+
+impl Ready {
+    /// It, about to run. It replaces this process ([`Cmd::exec`]), so that Ctrl-C and every other signal
+    /// reach the program itself, which has things to clean up.
+    pub fn command(&self) -> Cmd {
+        Cmd::new(&self.program)
+            .env("BALANCER_BIN", &self.balancer)
+            .env("BALANCER_EBPF_OBJECT", workspace::object())
+            .env("BALANCER_MINIMAL_OBJECT", workspace::object().with_file_name("minimal.o"))
+    }
+}
+
+/// Brings what a program needs, and builds it.
+///
+/// # Errors
+/// When it could not run here, with all that is missing; when it cannot be built.
+pub fn ready(name: &str, needs: &[setup::Program], profile: Profile, args: &Args) -> Result<Ready> {
+    if !args.only_print() {
         let lacks = setup::lacks();
         if !lacks.is_empty() {
             let lacks: Vec<_> = lacks.iter().map(|lack| format!("\n  {lack}")).collect();
@@ -45,11 +70,5 @@ fn become_program(name: &str, needs: &[setup::Program], profile: Profile, args: 
     }
     build_ebpf::build()?;
     let balancer = build::host(profile)?;
-    let program = balancer.with_file_name(name);
-    Cmd::new(&program)
-        .args(&args.args)
-        .env("BALANCER_BIN", &balancer)
-        .env("BALANCER_EBPF_OBJECT", workspace::object())
-        .env("BALANCER_MINIMAL_OBJECT", workspace::object().with_file_name("minimal.o"))
-        .exec()
+    Ok(Ready { program: balancer.with_file_name(name), balancer })
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use crate::{
     build::{self, Profile},
     build_ebpf::{self, Loads},
+    clients,
     cmd::{Cmd, Stream},
     image, interrupt, setup,
     summary::{self, Summary},
@@ -39,6 +40,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::toolchain()?;
     if lacks.is_empty() {
         setup::packages(setup::TEST)?;
+        clients::bring_short();
     }
     setup::nextest()?;
     let objects = build_ebpf::build()?;

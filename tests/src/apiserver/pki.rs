@@ -1,5 +1,7 @@
 //! Certificates of a cluster that lives for the length of a test.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -51,6 +53,12 @@ impl Authority {
     pub fn server(&self, validity: Validity) -> Result<Identity> {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         self.issue(named("server", None), names.to_vec(), ExtendedKeyUsagePurpose::ServerAuth, validity)
+    }
+
+    /// A certificate for a server at one address.
+    pub fn server_at(&self, address: IpAddr) -> Result<Identity> {
+        let names = vec![address.to_string()];
+        self.issue(named("server", None), names, ExtendedKeyUsagePurpose::ServerAuth, Validity::Now)
     }
 
     /// A certificate for a user in a group.

@@ -32,7 +32,7 @@ pub use self::{
     },
     cgroup::Cgroup,
     netns::{Netns, ip_batch},
-    owner::{Owner, Scratch, sweep},
+    owner::{Owner, Scratch, remains_of, sweep},
     pod::Pod,
     process::{Process, interrupted, on_signals},
 };

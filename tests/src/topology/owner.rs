@@ -101,6 +101,18 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
+/// Cgroups, namespaces, pins and scratch files that a process made and that are still there.
+pub fn remains_of(pid: u32) -> Result<Vec<PathBuf>> {
+    let dirs =
+        [netns::DIR.into(), crate::kernel::cgroup2()?, crate::kernel::BPFFS.into(), std::env::temp_dir()];
+    let mut remains = Vec::new();
+    for dir in dirs {
+        let names = owned(&dir, |owner| owner.pid == pid)?;
+        remains.extend(names.into_iter().map(|name| dir.join(name)));
+    }
+    Ok(remains)
+}
+
 /// A directory that ends with its owner, on bpffs (for pins) or among temporary files.
 #[derive(Debug)]
 pub struct Scratch {
@@ -143,15 +155,20 @@ fn remove_directory(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Names in a directory whose owner is dead. No directory, nothing left.
+/// Names in a directory whose owner is dead.
 fn leftovers(dir: &Path) -> Result<Vec<String>> {
+    owned(dir, |owner| !owner.alive())
+}
+
+/// Names in a directory with such an owner. No directory, no names.
+fn owned(dir: &Path, such: impl Fn(&Owner) -> bool) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| dir.display().to_string()),
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| Owner::parse(name).is_some_and(|owner| !owner.alive())).collect())
+    Ok(names.filter(|name| Owner::parse(name).is_some_and(|owner| such(&owner))).collect())
 }
 
 #[cfg(test)]

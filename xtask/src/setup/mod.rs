@@ -14,7 +14,10 @@ use crate::{
 };
 
 pub use host::{Lack, lacks};
-pub use packages::{BENCH, DEMO, IMAGE, KERNELS, Program, TEST, packages};
+pub use packages::{
+    BENCH, CLIENTS, CLIENTS_GO, CLIENTS_JAVA, CLIENTS_NODE, CLIENTS_NPM, CLIENTS_POSTGRES, CLIENTS_PYTHON,
+    CLIENTS_REDIS, DEMO, IMAGE, KERNELS, Program, TEST, packages,
+};
 
 /// What a part of setup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,7 @@ pub fn run() -> Result<ExitCode> {
     if let Ok(found) = found {
         tell(found, &format!("system programs {}", packages::names(&all)));
     }
+    crate::clients::bring_short();
     host::report();
     found?;
     ui::say("ready: try `cargo xtask demo`, then `cargo xtask test`");

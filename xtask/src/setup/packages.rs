@@ -59,20 +59,76 @@ const GO_YAML: Program =
     Program { name: "/usr/share/gocode/src/gopkg.in/yaml.v3", package: "golang-gopkg-yaml.v3-dev" };
 const KUBECTL: Program = Program { name: "kubectl", package: "kubernetes-client" };
 
+const SS: Program = Program { name: "ss", package: "iproute2" };
+/// What `python3 -m venv` installs pip from.
+const PYTHON_VENV: Program = Program { name: "/usr/share/python-wheels", package: "python3-venv" };
+const NODE: Program = Program { name: "node", package: "nodejs" };
+const NPM: Program = Program { name: "npm", package: "npm" };
+const JAVA: Program = Program { name: "java", package: "default-jdk-headless" };
+const JAVAC: Program = Program { name: "javac", package: "default-jdk-headless" };
+const REDIS: Program = Program { name: "redis-server", package: "redis-server" };
+const REDIS_CLI: Program = Program { name: "redis-cli", package: "redis-tools" };
+/// The server's own programs are not on `PATH`; this one comes with them.
+const POSTGRES: Program = Program { name: "pg_createcluster", package: "postgresql" };
+const PSQL: Program = Program { name: "psql", package: "postgresql-client" };
+
 const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
 const CPIO: Program = Program { name: "cpio", package: "cpio" };
 const XZ: Program = Program { name: "xz", package: "xz-utils" };
 
+/// Programs whose packages bring a service.
+const SERVICES: [(Program, &str); 4] = [
+    (NGINX, "nginx.service"),
+    (PROMTOOL, "prometheus.service"),
+    (REDIS, "redis-server.service"),
+    (POSTGRES, "postgresql.service"),
+];
+
 /// What the demo runs.
 pub const DEMO: &[Program] = &[IP];
 /// What the integration tests run.
-pub const TEST: &[Program] =
-    &[IP, CURL, PYTHON, NGINX, PS, KUBECTL, PROMTOOL, GO, GO_SPRIG, GO_SCHEMA, GO_YAML, BUILDAH, MUSL, RUNC];
+pub const TEST: &[Program] = &[
+    IP,
+    SS,
+    CURL,
+    PYTHON,
+    PYTHON_VENV,
+    NODE,
+    REDIS,
+    REDIS_CLI,
+    NGINX,
+    PS,
+    KUBECTL,
+    PROMTOOL,
+    GO,
+    GO_SPRIG,
+    GO_SCHEMA,
+    GO_YAML,
+    BUILDAH,
+    MUSL,
+    RUNC,
+];
 /// What an image is built with.
 pub const IMAGE: &[Program] = &[BUILDAH, MUSL];
 /// What the benchmark runs.
 pub const BENCH: &[Program] = &[IP, IPTABLES, NFT];
+/// What the client suite runs whatever the libraries, and then for each part.
+pub const CLIENTS: &[Program] = &[IP, SS];
+/// For clients in Python.
+pub const CLIENTS_PYTHON: &[Program] = &[PYTHON, PYTHON_VENV];
+/// For clients and servers in Node.js.
+pub const CLIENTS_NODE: &[Program] = &[NODE];
+/// For clients that use packages of Node.js.
+pub const CLIENTS_NPM: &[Program] = &[NODE, NPM];
+/// For the client in Java.
+pub const CLIENTS_JAVA: &[Program] = &[JAVA, JAVAC];
+/// For the client in Go.
+pub const CLIENTS_GO: &[Program] = &[GO];
+/// For clients of Redis.
+pub const CLIENTS_REDIS: &[Program] = &[REDIS, REDIS_CLI];
+/// For clients of PostgreSQL.
+pub const CLIENTS_POSTGRES: &[Program] = &[POSTGRES, PSQL];
 
 /// What other kernels are booted with. Large and rarely wanted: only `kernels` itself brings it.
 pub const KERNELS: &[Program] = &[QEMU, BUSYBOX, CPIO, XZ];
@@ -119,7 +175,7 @@ pub fn packages(programs: &[Program]) -> Result<Found> {
     apt(&["update"])?;
     apt(&[&["install", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
     drop(quiet);
-    for (program, service) in [(NGINX, "nginx.service"), (PROMTOOL, "prometheus.service")] {
+    for (program, service) in SERVICES {
         if missing.contains(&program) && on_path("systemctl") {
             // Nor shall it start with the machine from now on.
             Cmd::new("systemctl").args(["--quiet", "disable", service]).run()?;
