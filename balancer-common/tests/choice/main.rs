@@ -7,6 +7,7 @@ mod least_connections;
 mod sampling;
 mod scaling;
 mod schedules;
+mod steering;
 mod storm;
 mod ties;
 mod translate;
