@@ -25,6 +25,14 @@ pub struct ServerOptions {
     pub delay: Duration,
 }
 
+impl ServerOptions {
+    /// TCP and UDP on both of the pod's addresses.
+    pub fn all(pod: &Pod, port: u16) -> Self {
+        let both = vec![pod.v4(port), pod.v6(port)];
+        Self { tcp: both.clone(), udp: both, ..Self::default() }
+    }
+}
+
 /// A process that answers who it is: to the line `who` or a datagram with an [`super::protocol::Identity`] in JSON, to an HTTP GET with
 /// the same as text. It keeps connections open until the client closes them.
 ///
@@ -56,8 +64,7 @@ impl Server {
 
     /// TCP and UDP on both of the pod's addresses.
     pub fn dual(pod: &Pod, port: u16) -> Result<Self> {
-        let both = vec![pod.v4(port), pod.v6(port)];
-        Self::start(pod, &ServerOptions { tcp: both.clone(), udp: both, ..ServerOptions::default() })
+        Self::start(pod, &ServerOptions::all(pod, port))
     }
 
     /// Its counts.

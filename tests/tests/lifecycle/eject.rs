@@ -1,0 +1,96 @@
+//! Steering around backends that fail, by what becomes of connects.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use balancer_tests::peer::protocol::{LoopPlan, Until};
+
+use crate::{World, vip};
+
+/// 200 connects a second.
+const PAUSE_US: u64 = 4_900;
+
+#[test]
+fn one_of_five_that_refuses_costs_five_connects_at_most() {
+    let mut world = World::new(5, &[]);
+    world.endpoints(&[0, 1, 2, 3, 4], &[]);
+    let mut agent = world.agent();
+    let client = world.client.client().unwrap();
+    world.servers[2].refuse().unwrap();
+    let first = client.run(LoopPlan::tcp(vip(), Until::Millis(1_000)).pause_us(PAUSE_US)).unwrap();
+    assert!(first.failed() <= 5, "{first:?}");
+    assert!(first.failed() >= 1, "nothing was found out: {first:?}");
+    // The agent is not needed for any of it.
+    agent.kill().unwrap();
+    let later = client.run(LoopPlan::tcp(vip(), Until::Millis(8_000)).pause_us(PAUSE_US)).unwrap();
+    assert!(later.failed() * 1_000 < 5 * later.attempts, "{later:?}");
+}
+
+#[test]
+fn what_is_well_again_comes_back_by_itself() {
+    let mut world = World::new(2, &[]);
+    world.endpoints(&[0, 1], &[]);
+    let agent = world.agent();
+    let client = world.client.client().unwrap();
+    world.servers[0].refuse().unwrap();
+    client.run(LoopPlan::tcp(vip(), Until::Millis(2_500)).pause_us(PAUSE_US)).unwrap();
+    drop(std::mem::replace(&mut world.servers[0], world.pods[0].server(crate::PORT + 1).unwrap()));
+    world.servers[0] = world.pods[0].server(crate::PORT).unwrap();
+    let opened = |agent: &balancer_tests::agent::Agent<'_>| {
+        let stats = agent.stats_of(vip()).unwrap();
+        stats.backend(world.pods[0].addresses().v4.into()).unwrap().established
+    };
+    let before = opened(&agent);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while opened(&agent) < before + 20 {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        let report = client.run(LoopPlan::tcp(vip(), Until::Millis(500)).pause_us(PAUSE_US)).unwrap();
+        assert!(report.failed() <= 1, "{report:?}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn two_clients_that_meet_silence_eject_and_one_does_not() {
+    let world = World::new(2, &[]);
+    let blackhole = world.node.blackhole().unwrap();
+    let slice = world.manifests.slice("web");
+    let mut slice = slice.port("tcp", balancer_userspace::model::Protocol::Tcp, crate::PORT);
+    for pod in &world.pods {
+        slice = slice.pod(pod);
+    }
+    slice.endpoint(balancer_tests::manifests::Endpoint::ready(blackhole.v4)).write().unwrap();
+    let agent = world.agent();
+    let ejections = |agent: &balancer_tests::agent::Agent<'_>| {
+        let metrics = agent.http("/metrics").unwrap().1;
+        let of = |line: &&str| line.starts_with("balancer_backend_ejections_total{");
+        metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    let others = [world.node.pod("other").unwrap()];
+    let attempt = |pod: &balancer_tests::topology::Pod| {
+        // Sockets that give up after a while, several at a time, so that one of them meets the silence.
+        let client = pod.client().unwrap();
+        let sockets: Vec<_> = (0..3)
+            .map(|_| {
+                let socket = client.socket(balancer_tests::peer::protocol::Kind::Tcp4).unwrap();
+                socket.set(balancer_tests::peer::protocol::Setting::Nonblocking).unwrap();
+                let _ = socket.connect(vip());
+                socket
+            })
+            .collect();
+        sleep(Duration::from_millis(1_500));
+        drop(sockets);
+    };
+    for _ in 0..5 {
+        attempt(&world.client);
+    }
+    assert_eq!(ejections(&agent), 0.0, "one client alone ejects nobody");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ejections(&agent) == 0.0 {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        attempt(&others[0]);
+        attempt(&world.client);
+    }
+}
