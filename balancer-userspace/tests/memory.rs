@@ -24,7 +24,7 @@ use std::{
 
 use balancer_common::abi::Algorithm;
 use balancer_userspace::{
-    model::{Defaults, Event, Index, NodeInfo, Selection},
+    model::{ConnectionSettings, Defaults, Event, Index, NodeInfo, Selection},
     reconcile::Reconciler,
     source::{Source, SourceHealth, SourceKind, manifests::ManifestsConfig},
 };
@@ -120,6 +120,7 @@ fn an_endpoint_takes_so_many_bytes_and_changes_leak_none() {
     let started_ms = 0;
     let mut index = Index::new(Defaults {
         algorithm: Algorithm::LeastConnections,
+        connections: ConnectionSettings::default(),
         selection: Selection::All,
         started_ms,
     });

@@ -365,7 +365,12 @@ fn announcer(args: &AgentArgs, source: &Source) -> Option<mpsc::Sender<Notice>> 
 fn empty_index(args: &AgentArgs) -> Index {
     #[expect(clippy::disallowed_methods, reason = "compared with triggers, for a metric alone")]
     let started_ms = jiff::Timestamp::now().as_millisecond();
-    let defaults = Defaults { algorithm: args.algorithm, selection: args.select.into(), started_ms };
+    let defaults = Defaults {
+        algorithm: args.algorithm,
+        connections: args.connections(),
+        selection: args.select.into(),
+        started_ms,
+    };
     let mut index = Index::new(defaults);
     let zone = args.zone.as_deref().map(Into::into);
     index.apply(Event::Node(NodeInfo { name: args.node_name().into(), zone }));

@@ -127,12 +127,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Defaults, Event, Selection, convert};
+    use crate::model::{ConnectionSettings, Defaults, Event, Selection, convert};
 
     const UID: &str = "7f3c1a2e-0b4d-4c5e-8f60-a1b2c3d4e5f6";
 
     fn index() -> Index {
-        Index::new(Defaults { algorithm: Algorithm::Random, selection: Selection::All, started_ms: 0 })
+        let connections = ConnectionSettings::default();
+        let selection = Selection::All;
+        Index::new(Defaults { algorithm: Algorithm::Random, connections, selection, started_ms: 0 })
     }
 
     fn set(index: &mut Index, name: &str, algorithm: &str) -> ObjectName {

@@ -5,14 +5,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use balancer_common::abi::{Algorithm, Mode};
+use balancer_common::abi::{Algorithm, Mode, Rebalance};
 use clap::{Args, ValueEnum, value_parser};
 
 use super::{
     exit::Failure,
     values::{self, HttpListen, LeaseTerm},
 };
-use crate::{logging::LogFormat, model::Selection};
+use crate::{
+    logging::LogFormat,
+    model::{ConnectionSettings, Drain, RemovedSockets, Selection, Trust},
+};
 
 /// Flags of `balancer agent`.
 #[derive(Args, Clone, Debug)]
@@ -72,6 +75,40 @@ pub struct AgentArgs {
     /// How Services without an annotation of their own choose a backend
     #[arg(long, env = "BALANCER_ALGORITHM", value_name = "NAME", default_value = Algorithm::LeastConnections.name(), value_parser = values::algorithm())]
     pub algorithm: Algorithm,
+
+    /// Whether open connections are moved to backends that have fewer: off, dry-run (said, not done), or idle ones
+    ///
+    /// A connection is moved by ending it while nothing is under way on it; the application opens another. For TCP
+    /// Services without the annotation balancer.dev/rebalance.
+    #[arg(long, env = "BALANCER_REBALANCE", value_name = "WHICH", default_value = Rebalance::Off.name(), value_parser = values::rebalance())]
+    rebalance: Rebalance,
+
+    /// How long a connection must have been quiet before it is moved, at least (50ms to 1h)
+    #[arg(long, env = "BALANCER_REBALANCE_QUIET", value_name = "DURATION", default_value = "2s", value_parser = values::quiet)]
+    rebalance_quiet: u32,
+
+    /// How old a connection must be before it is moved (0s to 24h)
+    #[arg(long, env = "BALANCER_REBALANCE_MIN_AGE", value_name = "DURATION", default_value = "10s", value_parser = values::min_age)]
+    rebalance_min_age: u32,
+
+    /// How many connections of a Service port may be moved in ten seconds, of those that are open (0% to 10000%)
+    #[arg(long, env = "BALANCER_REBALANCE_BUDGET", value_name = "PERCENT", default_value = "5%", value_parser = values::budget)]
+    rebalance_budget: u16,
+
+    /// Whether connections to terminating backends are moved: off, or idle ones
+    ///
+    /// Where connections are moved to even out (--rebalance idle, or the annotation), they are moved away from
+    /// terminating backends too, unless the Service is annotated with balancer.dev/drain: "off".
+    #[arg(long, env = "BALANCER_DRAIN", value_name = "WHICH", default_value = Drain::Off.name(), value_parser = values::drain())]
+    drain: Drain,
+
+    /// Whether sockets to backends that have left their Service are closed
+    #[arg(long, env = "BALANCER_CLOSE_REMOVED", value_name = "WHETHER", default_value = "true")]
+    close_removed: CloseRemovedChoice,
+
+    /// How long new backends take to get their full share of connects; 0s: they have it at once (0s to 1h)
+    #[arg(long, env = "BALANCER_SLOW_START", value_name = "DURATION", default_value = "0s", value_parser = values::slow_start)]
+    slow_start: u32,
 
     /// balance, or observe: leave every connect alone, and count what balancing would have done
     #[arg(long, env = "BALANCER_MODE", value_name = "MODE", default_value = Mode::Balance.name(), value_parser = values::mode())]
@@ -164,6 +201,15 @@ pub enum EventsChoice {
     Off,
 }
 
+/// Whether sockets to backends that have left are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CloseRemovedChoice {
+    /// They are.
+    True,
+    /// They are left alone.
+    False,
+}
+
 impl From<SelectChoice> for Selection {
     fn from(choice: SelectChoice) -> Self {
         match choice {
@@ -191,6 +237,23 @@ pub enum SourceChoice {
 }
 
 impl AgentArgs {
+    /// What becomes of open connections of Services that do not say.
+    pub fn connections(&self) -> ConnectionSettings {
+        ConnectionSettings {
+            slow_start_ms: self.slow_start,
+            rebalance: self.rebalance,
+            quiet_ms: self.rebalance_quiet,
+            min_age_ms: self.rebalance_min_age,
+            budget_percent: self.rebalance_budget,
+            trust: Trust::Earned,
+            drain: self.drain,
+            removed: match self.close_removed {
+                CloseRemovedChoice::True => RemovedSockets::Close,
+                CloseRemovedChoice::False => RemovedSockets::Keep,
+            },
+        }
+    }
+
     /// The source to use. Fails where the flags contradict each other.
     pub fn source(&self) -> Result<SourceChoice, Failure> {
         match (self.source, &self.manifests) {
@@ -239,6 +302,7 @@ mod tests {
         let args = parse("");
         assert_eq!(args.lease, LeaseTerm::Lasts(Duration::from_secs(60)));
         assert_eq!(args.algorithm, Algorithm::LeastConnections);
+        assert_eq!(args.connections(), ConnectionSettings::default());
         assert_eq!(args.select, SelectChoice::All);
         assert_eq!(args.events, EventsChoice::On);
         assert_eq!(parse("--select annotated").select, SelectChoice::Annotated);
@@ -248,6 +312,23 @@ mod tests {
         assert_eq!(args.metrics_max_series, 20_000);
         assert!(!args.node_name().is_empty());
         assert_eq!(args.source().unwrap(), SourceChoice::Kubernetes { kubeconfig: None, context: None });
+    }
+
+    #[test]
+    fn what_becomes_of_open_connections_is_said_by_flags() {
+        let line = "--rebalance dry-run --rebalance-quiet 500ms --rebalance-min-age 0s --rebalance-budget 100% \
+                    --drain idle --close-removed false --slow-start 30s";
+        let expect = ConnectionSettings {
+            slow_start_ms: 30_000,
+            rebalance: Rebalance::DryRun,
+            quiet_ms: 500,
+            min_age_ms: 0,
+            budget_percent: 100,
+            trust: Trust::Earned,
+            drain: Drain::Idle,
+            removed: RemovedSockets::Keep,
+        };
+        assert_eq!(parse(line).connections(), expect);
     }
 
     #[test]
@@ -267,9 +348,15 @@ mod tests {
 
     #[test]
     fn sizes_are_bounded() {
-        for line in
-            ["--max-services 0", "--max-backends 2000000", "--max-slots 1", "--max-clients -1", "--node="]
-        {
+        for line in [
+            "--max-services 0",
+            "--max-backends 2000000",
+            "--max-slots 1",
+            "--max-clients -1",
+            "--node=",
+            "--rebalance-budget 5",
+            "--drain dry-run",
+        ] {
             let argv = ["balancer", "agent"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(argv).is_err(), "{line}");
         }

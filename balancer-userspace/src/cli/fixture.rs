@@ -79,7 +79,7 @@ pub fn service(id: u32, namespace: &str, name: &str, port_name: &str, frontend: 
         affinity: None,
         revision: 3,
         problem: None,
-        picks: [0; 4],
+        picks: [0; 6],
         passes: [0; 6],
         flow_evictions: 0,
         backends: Vec::new(),
@@ -92,7 +92,7 @@ pub fn snapshot() -> Snapshot {
     dns.protocol = Protocol::Udp;
     dns.algorithm = Algorithm::Random;
     dns.flow_evictions = 1;
-    dns.picks = [3, 0, 0, 0];
+    dns.picks = [3, 0, 0, 0, 0, 0];
     dns.backends = vec![BackendView {
         addr: SocketAddr::from(([10, 244, 0, 2], 5353)),
         weight: 1,
@@ -105,7 +105,7 @@ pub fn snapshot() -> Snapshot {
     empty.problem = Some("annotation balancer.dev/algorithm: unknown algorithm \"fastest\"".into());
     let mut web = service(3, "default", "web", "http", "10.96.0.1:80");
     web.affinity = Some(Duration::from_secs(10_800));
-    web.picks = [40, 0, 7, 1];
+    web.picks = [40, 0, 7, 1, 0, 0];
     web.passes = [2, 0, 0, 0, 0, 0];
     web.backends = vec![
         backend(1, 5, 4),

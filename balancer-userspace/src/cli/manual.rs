@@ -11,6 +11,7 @@ use balancer_common::abi::{self, Algorithm};
 use clap::Arg;
 
 use super::command;
+use crate::model::annotations;
 
 const AGENT: &str = include_str!("../../../docs/agent.md");
 const OUTPUT: &str = include_str!("../../../docs/output.md");
@@ -140,7 +141,7 @@ fn the_readme_names_every_subcommand_algorithm_and_annotation() {
     for algorithm in Algorithm::ALL {
         assert!(README.contains(&format!("| `{}` |", algorithm.name())), "{}", algorithm.name());
     }
-    for annotation in ["algorithm", "enabled", "weight"] {
+    for annotation in annotations::ON_SERVICE.into_iter().chain(["weight"]) {
         assert!(README.contains(&format!("`balancer.dev/{annotation}`")), "{annotation}");
     }
 }

@@ -2,8 +2,13 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use balancer_common::abi::{Algorithm, Mode};
+use balancer_common::abi::{Algorithm, Mode, Rebalance};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::model::{
+    Drain,
+    values::{self, Span},
+};
 
 /// How long the programs trust the tables after the agent's last sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +47,32 @@ impl FromStr for LeaseTerm {
 
 /// Parses `90s`, `1m30s`, `2h`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration =
-        text.trim().parse().map_err(|_| "expected a duration such as 60s, 1m30s or 2h".to_owned())?;
-    Duration::try_from(span).map_err(|_| "a duration cannot be negative".to_owned())
+    values::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Parses how long new backends ramp up, in milliseconds.
+pub fn slow_start(text: &str) -> Result<u32, String> {
+    milliseconds(text, &values::SLOW_START)
+}
+
+/// Parses how long a connection must have been quiet, in milliseconds.
+pub fn quiet(text: &str) -> Result<u32, String> {
+    milliseconds(text, &values::QUIET)
+}
+
+/// Parses how old a connection must be, in milliseconds.
+pub fn min_age(text: &str) -> Result<u32, String> {
+    milliseconds(text, &values::MIN_AGE)
+}
+
+fn milliseconds(text: &str, span: &Span) -> Result<u32, String> {
+    parse_duration(text)?;
+    span.parse(text).ok_or_else(|| format!("expected a duration {}", span.words))
+}
+
+/// Parses the share of connections that may be moved in ten seconds, in percent.
+pub fn budget(text: &str) -> Result<u16, String> {
+    values::parse_budget(text).ok_or_else(|| format!("expected {}", values::BUDGET_WORDS))
 }
 
 /// Parses how long the API server may take to answer: 1 s to 5 min.
@@ -99,6 +127,18 @@ pub fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
         .map(|name| Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name).unwrap_or_default())
 }
 
+/// Parses the name of a [`Rebalance`].
+pub fn rebalance() -> impl TypedValueParser<Value = Rebalance> {
+    PossibleValuesParser::new(Rebalance::ALL.map(Rebalance::name))
+        .map(|name| Rebalance::ALL.into_iter().find(|choice| choice.name() == name).unwrap_or_default())
+}
+
+/// Parses the name of a [`Drain`].
+pub fn drain() -> impl TypedValueParser<Value = Drain> {
+    PossibleValuesParser::new(Drain::ALL.map(Drain::name))
+        .map(|name| Drain::ALL.into_iter().find(|choice| choice.name() == name).unwrap_or_default())
+}
+
 /// Parses the name of a [`Mode`].
 pub fn mode() -> impl TypedValueParser<Value = Mode> {
     PossibleValuesParser::new(Mode::ALL.map(Mode::name))
@@ -139,6 +179,18 @@ mod tests {
         for wrong in ["9s", "25h", ""] {
             relist(wrong).expect_err(wrong);
         }
+    }
+
+    #[test]
+    fn what_concerns_open_connections_is_bounded() {
+        assert_eq!(
+            (slow_start("1h"), quiet("50ms"), min_age("24h")),
+            (Ok(3_600_000), Ok(50), Ok(86_400_000))
+        );
+        assert_eq!(quiet("49ms"), Err("expected a duration from 50ms to 1h".to_owned()));
+        assert_eq!(quiet("2"), parse_duration("2").map(|_| 0));
+        assert_eq!(budget("5%"), Ok(5));
+        assert_eq!(budget("5"), Err("expected a percentage from 0% to 10000%".to_owned()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
-use super::{Condition, Conditions, EndpointSpec, InternalTraffic, NodeInfo};
+use super::{Condition, Conditions, Departure, EndpointSpec, InternalTraffic, NodeInfo};
 
 /// An endpoint of a slice with the number and weight that the slice gives it.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +13,13 @@ pub(super) struct Candidate<'a> {
     pub(super) weight: u32,
 }
 
+/// Why connects do not go to an endpoint that is not selected.
+pub(super) const fn departure(endpoint: &EndpointSpec) -> Departure {
+    if endpoint.conditions.terminating { Departure::Draining } else { Departure::Unused }
+}
+
 impl Candidate<'_> {
-    fn target(&self) -> (IpAddr, u16) {
+    pub(super) fn target(&self) -> (IpAddr, u16) {
         (self.endpoint.addr, self.port)
     }
 

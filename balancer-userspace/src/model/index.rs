@@ -10,8 +10,8 @@ use balancer_common::abi::Algorithm;
 use crate::compact::CompactMap;
 
 use super::{
-    DesiredPort, Dirty, Event, ExcludedPod, Exclusion, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName,
-    Scope, Selection, ServiceSpec, SliceSpec,
+    ConnectionSettings, DesiredPort, Dirty, Event, ExcludedPod, Exclusion, InternalTraffic, NamespaceSpec,
+    NodeInfo, ObjectName, Scope, Selection, ServiceSpec, SliceSpec,
     claims::Claims,
     dirty::DirtySet,
     pods::Pods,
@@ -24,6 +24,8 @@ use super::{
 pub struct Defaults {
     /// The algorithm of Services that ask for none.
     pub algorithm: Algorithm,
+    /// What becomes of open connections of Services that do not say.
+    pub connections: ConnectionSettings,
     /// Which Services are balanced of which nobody says anything.
     pub selection: Selection,
     /// When the process started, in milliseconds since 1970. Changes before that do not count as triggers.
@@ -149,6 +151,7 @@ impl Index {
             slices: &slices,
             node: &self.node,
             default_algorithm: self.defaults.algorithm,
+            default_connections: self.defaults.connections,
         };
         let claims = &self.claims;
         let resolved =

@@ -5,6 +5,7 @@
 
 pub mod annotations;
 mod claims;
+mod connections;
 pub mod convert;
 mod dirty;
 mod endpoints;
@@ -18,7 +19,9 @@ mod scope;
 pub(crate) mod story;
 mod types;
 mod uid;
+pub mod values;
 
+pub use connections::{ConnectionSettings, ConnectionWishes, Drain, RemovedSockets, Trust};
 pub use dirty::Dirty;
 pub use index::{Counts, Defaults, Index};
 pub use pods::{ExcludedPod, Mesh, PodExclusion, PodSpec};

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use balancer_common::abi::Algorithm;
 
 use super::{
-    DesiredBackend, DesiredPort, Family, Frontend, InternalTraffic, NamespaceSpec, NodeInfo, ObjectName,
-    PortKey, PortSpec, Protocol, Scope, ServiceSpec, SliceSpec, annotations,
-    endpoints::{Candidate, select, sort_and_merge},
+    ConnectionSettings, DepartingEndpoint, DesiredBackend, DesiredPort, Family, Frontend, InternalTraffic,
+    NamespaceSpec, NodeInfo, ObjectName, PortKey, PortSpec, Protocol, Scope, ServiceSpec, SliceSpec,
+    annotations,
+    endpoints::{Candidate, departure, select, sort_and_merge},
     problems::Problems,
     quote::quote,
 };
@@ -33,6 +34,8 @@ pub struct Input<'a> {
     pub node: &'a NodeInfo,
     /// The algorithm of Services that ask for none.
     pub default_algorithm: Algorithm,
+    /// What becomes of open connections where the Service does not say.
+    pub default_connections: ConnectionSettings,
 }
 
 /// What becomes of one Service.
@@ -67,7 +70,8 @@ pub fn resolve<'a>(
 
     let mut ports = Vec::new();
     let mut particular = Problems::default();
-    let mut room = MOST_ENDPOINTS;
+    let connections = settings.connections.over(input.default_connections);
+    let mut room = Room { endpoints: MOST_ENDPOINTS, elsewhere: MOST_ENDPOINTS };
     for addr in &service.cluster_ips {
         let family = Family::of(*addr);
         let offers = Offers::of(slices, family);
@@ -80,7 +84,7 @@ pub fn resolve<'a>(
                 ));
                 continue;
             }
-            let (backends, finding) = backends(input, &offers, port, &mut room);
+            let (backends, departing, finding) = backends(input, &offers, port, &mut room);
             if let Some(Finding::Mistake(text)) = &finding {
                 particular.add_once(text);
             }
@@ -94,7 +98,9 @@ pub fn resolve<'a>(
                 frontend,
                 algorithm: settings.algorithm.unwrap_or(input.default_algorithm),
                 affinity: service.affinity,
+                connections: connections.of_port(port.protocol),
                 backends,
+                departing,
                 problem: sentence(finding.as_ref().map(Finding::text), &general, &of_namespace),
             });
         }
@@ -132,7 +138,16 @@ struct Offers<'a> {
     /// Whether any slice of this family has endpoints, and whether one of the other family has.
     filled: bool,
     others: bool,
+    slices: Vec<&'a SliceSpec>,
     by_port: BTreeMap<(&'a str, Protocol), Vec<(&'a SliceSpec, u16)>>,
+}
+
+/// How many endpoints there is room for.
+struct Room {
+    /// As candidates.
+    endpoints: usize,
+    /// In slices that do not have the port.
+    elsewhere: usize,
 }
 
 impl<'a> Offers<'a> {
@@ -143,9 +158,10 @@ impl<'a> Offers<'a> {
             family,
             filled: filled().any(|slice| slice.family == family),
             others: filled().any(|slice| slice.family != family),
+            slices: filled().filter(|slice| slice.family == family).copied().collect(),
             by_port: BTreeMap::new(),
         };
-        for slice in filled().filter(|slice| slice.family == family) {
+        for slice in &offers.slices {
             for port in &slice.ports {
                 let offer = offers.by_port.entry((&*port.name, port.protocol)).or_default();
                 offer.push((*slice, port.port));
@@ -159,21 +175,69 @@ fn backends(
     input: Input<'_>,
     offers: &Offers<'_>,
     port: &PortSpec,
-    room: &mut usize,
-) -> (Vec<DesiredBackend>, Option<Finding>) {
-    let mut candidates = candidates(offers, port, *room);
-    *room -= candidates.len();
+    room: &mut Room,
+) -> (Vec<DesiredBackend>, Option<Vec<DepartingEndpoint>>, Option<Finding>) {
+    let mut candidates = candidates(offers, port, room.endpoints);
+    room.endpoints -= candidates.len();
+    let all_seen = room.endpoints > 0;
+    let elsewhere = elsewhere(offers, port, room).filter(|_| all_seen);
     if candidates.is_empty() {
-        let finding = if *room == 0 { Some(too_many()) } else { why_no_candidates(offers, port) };
-        return (Vec::new(), finding);
+        let finding = if all_seen { why_no_candidates(offers, port) } else { Some(too_many()) };
+        return (Vec::new(), elsewhere, finding);
     }
     sort_and_merge(&mut candidates);
+    let known = candidates.clone();
     select(&mut candidates, input.service.internal_traffic, input.node);
+    let departing = elsewhere.map(|elsewhere| departing(&known, &candidates, elsewhere));
     if candidates.is_empty() {
-        return (Vec::new(), Some(why_none_usable(input)));
+        return (Vec::new(), departing, Some(why_none_usable(input)));
     }
-    let finding = (*room == 0).then(too_many);
-    (candidates.iter().filter_map(backend).collect(), finding)
+    let finding = (!all_seen).then(too_many);
+    (candidates.iter().filter_map(backend).collect(), departing, finding)
+}
+
+/// What is known and not selected, with those `elsewhere`. The first two are in the same order.
+fn departing(
+    known: &[Candidate<'_>],
+    selected: &[Candidate<'_>],
+    elsewhere: Vec<DepartingEndpoint>,
+) -> Vec<DepartingEndpoint> {
+    let mut departing = elsewhere;
+    let mut selected = selected.iter().map(Candidate::target).peekable();
+    for candidate in known {
+        if selected.next_if_eq(&candidate.target()).is_none() {
+            departing.push(DepartingEndpoint {
+                addr: candidate.endpoint.addr,
+                port: Some(candidate.port),
+                pod: candidate.endpoint.pod.clone(),
+                departure: departure(candidate.endpoint),
+            });
+        }
+    }
+    departing.sort_by_key(|endpoint| (endpoint.addr, endpoint.port));
+    departing
+}
+
+/// Pods that are endpoints of the Service without having this port: one whose target port was changed lives
+/// on, and so do connections to the old one. `None` if they are too many.
+fn elsewhere(offers: &Offers<'_>, port: &PortSpec, room: &mut Room) -> Option<Vec<DepartingEndpoint>> {
+    let has_port = |slice: &&&SliceSpec| {
+        slice.ports.iter().any(|other| (&other.name, other.protocol) == (&port.name, port.protocol))
+    };
+    let mut pods = Vec::new();
+    for slice in offers.slices.iter().filter(|slice| !has_port(slice)) {
+        room.elsewhere = room.elsewhere.checked_sub(slice.endpoints.len())?;
+        pods.extend(slice.endpoints.iter().filter(|endpoint| endpoint.pod.is_some()).map(|endpoint| {
+            DepartingEndpoint {
+                addr: endpoint.addr,
+                port: None,
+                pod: endpoint.pod.clone(),
+                departure: departure(endpoint),
+            }
+        }));
+    }
+    pods.sort_by_key(|endpoint| endpoint.addr);
+    Some(pods)
 }
 
 /// The endpoints of slices whose port has the name and protocol of the Service's port. The number comes

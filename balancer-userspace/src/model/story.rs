@@ -13,9 +13,9 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use balancer_common::abi::Algorithm;
 
 use super::{
-    Conditions, Defaults, DesiredPort, EndpointSpec, Event, Exclusion, Family, Index, InternalTraffic,
-    NamespaceSpec, NodeInfo, ObjectName, Participation, PortSpec, Protocol, Selection, ServiceSpec,
-    SliceSpec,
+    Conditions, ConnectionSettings, Defaults, DesiredPort, EndpointSpec, Event, Exclusion, Family, Index,
+    InternalTraffic, NamespaceSpec, NodeInfo, ObjectName, Participation, PortSpec, Protocol, Selection,
+    ServiceSpec, SliceSpec,
 };
 
 /// What a reconciler holds that resolves the dirty Services, and those alone.
@@ -138,7 +138,7 @@ fn endpoint(u: &mut Unstructured<'_>, family: Family) -> Result<EndpointSpec> {
         conditions: Conditions { ready: bits & 3 != 0, serving: bits & 4 != 0, terminating: bits & 24 == 24 },
         node: if bits & 32 != 0 { Some(word(u, "n")?) } else { None },
         zone: None,
-        pod: None,
+        pod: if n.is_multiple_of(2) { Some(word(u, "p")?) } else { None },
         node_hints: hint(u, "n", bits & 64 != 0)?,
         zone_hints: hint(u, "z", bits & 128 != 0)?,
     })
@@ -287,7 +287,12 @@ impl World {
 
 /// An index of an agent with this `--select`.
 pub(crate) fn new_index(selection: Selection) -> Index {
-    Index::new(Defaults { algorithm: Algorithm::LeastConnections, selection, started_ms: 0 })
+    Index::new(Defaults {
+        algorithm: Algorithm::LeastConnections,
+        connections: ConnectionSettings::default(),
+        selection,
+        started_ms: 0,
+    })
 }
 
 /// Resolves what is dirty, and nothing else.
@@ -318,6 +323,14 @@ pub(crate) fn check_kernel(kernel: &Kernel) {
         for backend in &port.backends {
             assert_eq!(Family::of(backend.addr), port.key.family);
             assert!(backend.port > 0 && backend.weight > 0);
+        }
+        let departing = port.departing.as_ref().expect("there are not too many");
+        assert!(departing.is_sorted_by(|a, b| (a.addr, a.port) <= (b.addr, b.port)));
+        for endpoint in departing {
+            assert_eq!(Family::of(endpoint.addr), port.key.family);
+            assert!(endpoint.port.is_some() || endpoint.pod.is_some());
+            let place = (endpoint.addr, endpoint.port);
+            assert!(!port.backends.iter().any(|backend| (backend.addr, Some(backend.port)) == place));
         }
     }
 }

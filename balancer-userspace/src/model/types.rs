@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use balancer_common::abi::Algorithm;
 use serde::Serialize;
 
-use super::{Exclusion, NamespaceSpec, Participation, PodSpec, Uid};
+use super::{ConnectionSettings, Exclusion, NamespaceSpec, Participation, PodSpec, Uid};
 
 /// Namespace and name of an object. Ordered by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -159,8 +159,13 @@ pub struct DesiredPort {
     pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP`, and for how long.
     pub affinity: Option<Duration>,
+    /// What becomes of its open connections.
+    pub connections: ConnectionSettings,
     /// Sorted by address and port, without duplicates. May be empty: connects are then passed through.
     pub backends: Vec<DesiredBackend>,
+    /// Endpoints in its slices that connects do not go to, sorted by address and port. What is neither here nor
+    /// among the backends has left the slices. `None` where there are too many endpoints to tell.
+    pub departing: Option<Vec<DepartingEndpoint>>,
     /// What is wrong with the objects behind it, in words for the user; `None` when all is well.
     pub problem: Option<String>,
 }
@@ -191,6 +196,28 @@ pub struct DesiredBackend {
     pub node: Option<Arc<str>>,
     /// Zone that it runs in.
     pub zone: Option<Arc<str>>,
+}
+
+/// An endpoint that stands in the slices of a Service and that connects to one of its ports do not go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DepartingEndpoint {
+    /// Pod address.
+    pub addr: IpAddr,
+    /// Target port; `None` where its slice does not have the Service port at all.
+    pub port: Option<u16>,
+    /// Name of the pod, where the slice names one. Never `None` beside a port that is `None`.
+    pub pod: Option<Arc<str>>,
+    /// Why.
+    pub departure: Departure,
+}
+
+/// Why connects do not go to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Departure {
+    /// It is terminating.
+    Draining,
+    /// It is not ready, or left to other nodes by hints or `internalTrafficPolicy`.
+    Unused,
 }
 
 /// What is known of the node that the agent runs on.

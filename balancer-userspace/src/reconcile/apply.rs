@@ -14,21 +14,23 @@ use std::{
 };
 
 use balancer_common::{
-    abi::{Algorithm, FrontendKey, Service, ServiceMeta, SlotRange},
+    abi::{Algorithm, BackendState, FrontendKey, Service, ServiceMeta, SlotRange},
     addr::PortBe,
 };
 
 use super::{
+    departures::state_of,
     diff::{self, Change},
     ids::IdPool,
     kernel::KernelTables,
     lingering::{Lingering, Place},
     runs::Runs,
+    settings,
 };
 use crate::{
     compact::CompactMap,
-    datapath::{DatapathError, from_text, to_text},
-    model::{DesiredBackend, DesiredPort, Frontend, ObjectName, PortKey},
+    datapath::{DatapathError, boot_ns, from_text, to_text},
+    model::{ConnectionSettings, DesiredBackend, DesiredPort, Frontend, ObjectName, PortKey},
 };
 
 /// A Service port as it is in the kernel.
@@ -39,6 +41,7 @@ pub struct Applied {
     pub(super) frontend: Frontend,
     pub(super) algorithm: Algorithm,
     pub(super) affinity: Option<Duration>,
+    pub(super) connections: ConnectionSettings,
     /// The problem that stands beside its names; `None` if these are not written.
     pub(super) problem: Option<String>,
     pub(super) members: CompactMap<Place, Held>,
@@ -127,8 +130,16 @@ impl<K: KernelTables> Reconciler<K> {
         (self.services.used(), self.backends.used(), self.runs.used())
     }
 
-    /// Whether applying `desired` would take a port or a backend away from Service `name`.
+    /// Whether applying `desired` would take a port or a backend away from Service `name`, or say of an endpoint
+    /// that it has left.
     pub fn would_lose(&self, name: &ObjectName, desired: &[DesiredPort]) -> bool {
+        let leaves = |port: &DesiredPort| {
+            let id = self.ports.get(&port.key).map(|applied| applied.id);
+            id.or_else(|| self.retired.get(&port.key).copied()).is_some_and(|id| self.would_leave(id, port))
+        };
+        if desired.iter().any(leaves) {
+            return true;
+        }
         self.by_service.get(name).into_iter().flat_map(CompactMap::keys).any(|key| {
             let Some(applied) = self.ports.get(key) else { return false };
             let held = applied.members.values().map(|held| &held.backend);
@@ -221,8 +232,9 @@ impl<K: KernelTables> Reconciler<K> {
     fn apply_port(&mut self, desired: &DesiredPort, now: Instant) -> Result<Change, DatapathError> {
         let mut applied = match self.ports.remove(&desired.key) {
             Some(applied) if self.is_as_desired(&applied, desired) => {
+                let restated = self.restate(applied.id, desired, now);
                 self.ports.insert(desired.key.clone(), applied);
-                return Ok(Change::Same);
+                return Ok(if restated { Change::Changed } else { Change::Same });
             }
             Some(applied) => applied,
             None => match self.create(desired, now) {
@@ -243,8 +255,8 @@ impl<K: KernelTables> Reconciler<K> {
 
     fn is_as_desired(&self, applied: &Applied, desired: &DesiredPort) -> bool {
         applied.settled
-            && (applied.frontend, applied.algorithm, applied.affinity)
-                == (desired.frontend, desired.algorithm, desired.affinity)
+            && (applied.frontend, applied.algorithm, applied.affinity, applied.connections)
+                == (desired.frontend, desired.algorithm, desired.affinity, desired.connections)
             && self.leads.get(&frontend_key(&desired.frontend)) == Some(&applied.id)
             && applied.problem.as_deref().unwrap_or_default() == shown(desired.problem.as_deref())
             && applied.members.values().map(|held| &held.backend).eq(&desired.backends)
@@ -266,11 +278,13 @@ impl<K: KernelTables> Reconciler<K> {
                 id
             }
         };
+        self.kernel.set_endpoints_changed(id, boot_ns());
         Some(Applied {
             id,
             frontend: desired.frontend,
             algorithm: desired.algorithm,
             affinity: desired.affinity,
+            connections: desired.connections,
             problem: None,
             members: CompactMap::default(),
             slots: SlotRange::new(0, 0),
@@ -299,7 +313,11 @@ impl<K: KernelTables> Reconciler<K> {
         self.write_slots(applied, desired, now, outcome);
         let led = self.lead(&desired.frontend, applied.id, outcome);
         for held in &gone {
-            self.retire(applied.id, held, now);
+            let (place, pod) = ((held.backend.addr, held.backend.port), held.backend.pod.as_ref());
+            self.retire(applied.id, held, state_of(desired, place, pod), now);
+        }
+        if self.restate(applied.id, desired, now) {
+            outcome.changed();
         }
         led?;
         let parts: Vec<&str> =
@@ -370,11 +388,13 @@ impl<K: KernelTables> Reconciler<K> {
         let (id, frontend) = (applied.id, applied.frontend);
         self.remove_frontend(&frontend, id)?;
         let service = self.kernel.service(id);
-        self.kernel.set_service(id, &Service { slots: SlotRange::new(0, 0), backends: 0, ..service });
+        self.kernel.set_service(id, &settings::retired(&service));
         let Some(applied) = self.ports.remove(key) else { return Ok(()) };
+        // Its pods may well live: nobody said that they have left.
         for held in applied.members.values() {
-            self.retire(id, held, now);
+            self.retire(id, held, BackendState::Unused, now);
         }
+        self.forget_departures(id, now);
         self.runs.give_back(applied.slots, now);
         self.retired.insert(key.clone(), id);
         if let Some(keys) = self.by_service.get_mut(&key.service) {

@@ -4,8 +4,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use balancer_common::{
-    abi::{Backend, BackendMeta, BackendState, FULL_SCAN},
+    abi::{Backend, BackendHealth, BackendMeta, BackendState, FULL_SCAN},
     addr::PortBe,
+    health::Health,
 };
 
 use super::{
@@ -13,10 +14,9 @@ use super::{
     diff::{self, BackendChanges},
     kernel::KernelTables,
     layout::ring_place,
-    lingering::Gone,
 };
 use crate::{
-    datapath::{DatapathError, backend_meta},
+    datapath::{DatapathError, backend_meta, boot_ns},
     model::{Condition, DesiredBackend, DesiredPort},
 };
 
@@ -46,14 +46,18 @@ impl<K: KernelTables> Reconciler<K> {
             // Ids in the order of the slots: what a window reads then lies together.
             added.sort_by_cached_key(|backend| ring_place(&SocketAddr::new(backend.addr, backend.port)));
         }
+        let newcomers = match (applied.members.len(), desired.connections.slow_start_ms) {
+            (0, _) | (_, 0) => Start::AtOnce,
+            _ => Start::Slowly,
+        };
         let mut staged = Vec::new();
         let mut missing = 0;
         for backend in added {
-            match self.admit(applied.id, &backend, now) {
+            match self.admit(applied.id, &backend, newcomers, now) {
                 Ok(Some(id)) => staged.push(Held { id, backend }),
                 Ok(None) => missing += 1,
                 Err(error) => {
-                    staged.iter().for_each(|held| self.retire(applied.id, held, now));
+                    staged.iter().for_each(|held| self.retire(applied.id, held, BackendState::Unused, now));
                     return Err(error);
                 }
             }
@@ -71,6 +75,8 @@ impl<K: KernelTables> Reconciler<K> {
             .filter_map(|backend| applied.members.remove(&(backend.addr, backend.port)))
             .collect();
         if !(gone.is_empty() && staged.is_empty()) {
+            // Before the slots: if the agent is interrupted, the next one does the same again.
+            self.kernel.set_endpoints_changed(applied.id, boot_ns());
             outcome.changed();
         }
         applied.members.extend(staged.into_iter().map(|held| ((held.backend.addr, held.backend.port), held)));
@@ -79,10 +85,13 @@ impl<K: KernelTables> Reconciler<K> {
 
     /// Gives a backend of Service `service` an id: that which it had, if it was there before and lingers.
     /// `None`: no room.
+    ///
+    /// One that returns is no newcomer: it has its full share at once.
     fn admit(
         &mut self,
         service: u32,
         backend: &DesiredBackend,
+        start: Start,
         now: Instant,
     ) -> Result<Option<u32>, DatapathError> {
         let place = (backend.addr, backend.port);
@@ -94,13 +103,17 @@ impl<K: KernelTables> Reconciler<K> {
             None => {
                 let Some(id) = self.backends.take(now) else { return Ok(None) };
                 self.kernel.reset_backend(id);
+                if start == Start::Slowly {
+                    let state = Health::ramp(boot_ns());
+                    self.kernel.set_backend_health(id, &BackendHealth { state, ..BackendHealth::default() });
+                }
                 let generation = self.kernel.backend(id).generation.wrapping_add(1).max(1);
                 self.kernel.set_backend(id, &entry(service, backend, generation));
                 id
             }
         };
         if let Err(error) = self.kernel.set_backend_meta(id, &names(backend)) {
-            self.retire(service, &Held { id, backend: backend.clone() }, now);
+            self.retire(service, &Held { id, backend: backend.clone() }, BackendState::Unused, now);
             return Err(error);
         }
         self.lingering.remove(id);
@@ -116,15 +129,6 @@ impl<K: KernelTables> Reconciler<K> {
         }
     }
 
-    /// Takes a backend away from its Service, whose slots must not name it any more. Its id stays until
-    /// nothing can refer to it.
-    pub(super) fn retire(&mut self, service: u32, held: &Held, now: Instant) {
-        let entry = self.kernel.backend(held.id);
-        self.kernel.set_backend(held.id, &Backend { state: BackendState::Removed as u16, ..entry });
-        let DesiredBackend { addr, port, ref pod, .. } = held.backend;
-        self.lingering.insert(held.id, Gone { service, place: (addr, port), pod: pod.clone(), since: now });
-    }
-
     /// Frees the id of a backend that lingered.
     pub(super) fn free_backend(&mut self, id: u32, now: Instant) -> Result<(), DatapathError> {
         self.kernel.remove_backend_meta(id)?;
@@ -134,6 +138,15 @@ impl<K: KernelTables> Reconciler<K> {
         self.backends.give_back(id, now);
         Ok(())
     }
+}
+
+/// How newcomers get their share of connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The full share, as all others of their Service.
+    AtOnce,
+    /// Little by little, beside those that were there before.
+    Slowly,
 }
 
 fn entry(service: u32, backend: &DesiredBackend, generation: u32) -> Backend {

@@ -1,6 +1,8 @@
 //! The tables as the reconciler writes them: pinned maps in the agent, plain memory in tests.
 
-use balancer_common::abi::{Backend, BackendMeta, FrontendKey, Service, ServiceMeta, Slot};
+use balancer_common::abi::{
+    Backend, BackendHealth, BackendMeta, FrontendKey, Lifecycle, Service, ServiceMeta, Slot,
+};
 
 use crate::datapath::{DatapathError, Maps};
 
@@ -14,12 +16,17 @@ pub trait KernelTables {
     fn set_service(&mut self, id: u32, service: &Service);
     /// Zeroes what was counted and done under a service id.
     fn reset_service(&mut self, id: u32);
+    /// Notes that the set of endpoints of a Service changed at `now_ns`, and how many connections had been
+    /// moved by then.
+    fn set_endpoints_changed(&mut self, id: u32, now_ns: u64);
     /// A backend, as it is.
     fn backend(&self, id: u32) -> Backend;
     /// Writes a backend.
     fn set_backend(&mut self, id: u32, backend: &Backend);
     /// Zeroes what was counted and found out under a backend id.
     fn reset_backend(&mut self, id: u32);
+    /// Writes what is known of the health of a backend, which must not be in any slots yet.
+    fn set_backend_health(&mut self, id: u32, health: &BackendHealth);
     /// Sockets that are open to a backend.
     fn active(&self, backend: u32) -> u64;
     /// A slot, as it is.
@@ -66,6 +73,14 @@ impl KernelTables for Maps {
         self.lifecycle.set(id, &bytemuck::Zeroable::zeroed());
     }
 
+    fn set_endpoints_changed(&mut self, id: u32, now_ns: u64) {
+        if let Some(lifecycle) = self.lifecycle.get(id) {
+            let changed =
+                Lifecycle { endpoints_changed_ns: now_ns, moved_before: lifecycle.moved, ..lifecycle };
+            self.lifecycle.set(id, &changed);
+        }
+    }
+
     fn backend(&self, id: u32) -> Backend {
         self.backends.get(id).unwrap_or_default()
     }
@@ -78,6 +93,10 @@ impl KernelTables for Maps {
         self.backend_stats.set(id, &bytemuck::Zeroable::zeroed());
         self.backend_health.set(id, &bytemuck::Zeroable::zeroed());
         self.backend_history.set(id, &bytemuck::Zeroable::zeroed());
+    }
+
+    fn set_backend_health(&mut self, id: u32, health: &BackendHealth) {
+        self.backend_health.set(id, health);
     }
 
     fn active(&self, backend: u32) -> u64 {

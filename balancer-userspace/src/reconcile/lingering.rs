@@ -1,4 +1,4 @@
-//! Backends that are gone from their Service while sockets may still be open to them.
+//! Backends that are in the slots of their Service no more while sockets may still be open to them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,16 +7,21 @@ use std::{
     time::Instant,
 };
 
+use balancer_common::abi::BackendState;
+
 /// Where a backend is: pod address and port.
 pub(super) type Place = (IpAddr, u16);
 
-/// A backend that is gone.
+/// A backend that is gone from the slots.
 #[derive(Clone, Debug)]
 pub(super) struct Gone {
     /// The Service that it belonged to.
     pub(super) service: u32,
     pub(super) place: Place,
     pub(super) pod: Option<Arc<str>>,
+    /// As in its entry: `Removed`, `Draining` or `Unused`.
+    pub(super) state: BackendState,
+    /// Since when it is in this state.
     pub(super) since: Instant,
 }
 
@@ -50,10 +55,25 @@ impl Lingering {
             .find(|id| self.gone.get(id).is_some_and(|gone| gone.pod.as_ref() == pod))
     }
 
+    /// Those of a Service.
+    pub(super) fn of(&self, service: u32) -> impl Iterator<Item = (u32, &Gone)> {
+        const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        self.places
+            .range((service, (FIRST, 0), 0)..)
+            .take_while(move |(other, _, _)| *other == service)
+            .filter_map(|(_, _, id)| Some((*id, self.gone.get(id)?)))
+    }
+
     /// Whether any backend of a Service is here.
     pub(super) fn has_any_of(&self, service: u32) -> bool {
-        const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        self.places.range((service, (FIRST, 0), 0)..).next().is_some_and(|(other, _, _)| *other == service)
+        self.of(service).next().is_some()
+    }
+
+    /// Puts the state of a backend anew, if it is here.
+    pub(super) fn restate(&mut self, id: u32, state: BackendState, now: Instant) {
+        if let Some(gone) = self.gone.get_mut(&id) {
+            (gone.state, gone.since) = (state, now);
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Gone)> {
@@ -70,10 +90,15 @@ mod tests {
     #[test]
     fn a_backend_is_found_by_service_place_and_pod() {
         let mut lingering = Lingering::default();
-        let since = Instant::now();
+        let (state, since) = (BackendState::Removed, Instant::now());
         let (v4, v6) = ((Ipv4Addr::UNSPECIFIED.into(), 0), (Ipv6Addr::UNSPECIFIED.into(), u16::MAX));
-        let gone =
-            |service, place, pod: Option<&str>| Gone { service, place, pod: pod.map(Into::into), since };
+        let gone = |service, place, pod: Option<&str>| Gone {
+            service,
+            place,
+            pod: pod.map(Into::into),
+            state,
+            since,
+        };
         for (id, service, place, pod) in [
             (2, 5, v4, Some("a")),
             (3, 5, v4, Some("b")),

@@ -8,6 +8,7 @@
 
 pub mod apply;
 mod backends;
+mod departures;
 pub mod diff;
 pub mod ids;
 pub mod kernel;
@@ -15,6 +16,7 @@ pub mod layout;
 mod lingering;
 pub mod recover;
 pub mod runs;
+mod settings;
 mod slots;
 
 pub use apply::{Applied, Reconciler};

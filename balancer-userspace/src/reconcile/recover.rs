@@ -18,11 +18,13 @@ use balancer_common::abi::{
 
 use super::{
     apply::{Applied, Held, Reconciler, frontend_key},
+    departures::OF_ANOTHER_TIME,
     ids::IdPool,
     kernel::KernelTables,
     layout::layout,
     lingering::{Gone, Lingering},
     runs::Runs,
+    settings,
     slots::{members, service_entry},
 };
 use crate::{
@@ -156,7 +158,8 @@ impl<K: KernelTables> Reconciler<K> {
     }
 
     /// Takes every Service port out. No backend is taken up again by the pod that it stands for: it lingers, for
-    /// as long as sockets are counted under it, as one of another time, whose name ends in `(label)`.
+    /// as long as sockets are counted under it, as one of another time, whose name ends in `(label)`. It is unused
+    /// from then on, wherever its endpoint is.
     ///
     /// # Errors
     /// Whatever the kernel refuses; it may be called again.
@@ -170,25 +173,39 @@ impl<K: KernelTables> Reconciler<K> {
         for (id, gone) in lingering {
             let [pod, node, zone] =
                 self.kernel.backend_meta(id)?.map(|meta| backend_names(&meta)).unwrap_or_default();
-            if pod.ends_with(')') {
+            if pod.ends_with(OF_ANOTHER_TIME) {
                 continue;
+            }
+            if gone.state != BackendState::Unused {
+                self.call(id, BackendState::Unused, now);
             }
             let pod = format!("{pod} ({label})").trim_start().to_owned();
             self.kernel.set_backend_meta(id, &backend_meta(&pod, &node, &zone))?;
-            self.lingering.insert(id, Gone { pod: Some(pod.into()), ..gone });
+            let state = BackendState::Unused;
+            self.lingering.insert(id, Gone { pod: Some(pod.into()), state, ..gone });
         }
         Ok(())
     }
 
-    /// Lets a backend linger that is in nobody's slots, whatever its entry says.
+    /// Lets a backend linger that is in nobody's slots. Whether its endpoint has left is for the first list
+    /// to say, unless an earlier agent knew.
     fn disown(&mut self, id: u32, service: u32, now: Instant) -> Result<(), DatapathError> {
         let entry = self.kernel.backend(id);
-        let gone = Backend { state: BackendState::Removed as u16, service, ..entry };
+        let state = match BackendState::from_u16(entry.state) {
+            BackendState::Draining => BackendState::Draining,
+            BackendState::Removed if entry.state == BackendState::Removed as u16 => BackendState::Removed,
+            BackendState::Removed
+            | BackendState::Free
+            | BackendState::Ready
+            | BackendState::Terminating
+            | BackendState::Unused => BackendState::Unused,
+        };
+        let gone = Backend { state: state as u16, service, ..entry };
         if gone != entry {
             self.kernel.set_backend(id, &gone);
         }
         let DesiredBackend { addr, port, pod, .. } = self.desired_backend(id, &entry)?;
-        self.lingering.insert(id, Gone { service, place: (addr, port), pod, since: now });
+        self.lingering.insert(id, Gone { service, place: (addr, port), pod, state, since: now });
         Ok(())
     }
 
@@ -232,6 +249,7 @@ fn port(service: &Service, meta: &ServiceMeta) -> Option<(PortKey, Applied)> {
         algorithm: Algorithm::from_u32(service.algorithm)?,
         affinity: (service.affinity_seconds > 0)
             .then(|| Duration::from_secs(u64::from(service.affinity_seconds))),
+        connections: settings::read(service),
         problem: Some(from_text(&meta.problem)),
         members: crate::compact::CompactMap::default(),
         slots: service.slots,

@@ -9,6 +9,7 @@ use super::{
     kernel::KernelTables,
     layout::{Member, layout, plain},
     runs::Runs,
+    settings,
 };
 use crate::{datapath::DatapathError, model::DesiredPort};
 
@@ -37,6 +38,7 @@ impl<K: KernelTables> Reconciler<K> {
         outcome: &mut Outcome,
     ) {
         (applied.algorithm, applied.affinity) = (desired.algorithm, desired.affinity);
+        applied.connections = desired.connections;
         let members = members(applied);
         let (slots, room) =
             self.fit(applied.slots, layout(applied.algorithm, &members), &members, now, outcome);
@@ -114,15 +116,16 @@ impl<K: KernelTables> Reconciler<K> {
 /// The entry of a port whose slots are written.
 pub(super) fn service_entry(applied: &Applied, members: &[Member]) -> Service {
     let uniform = members.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+    let settings = settings::written(&applied.connections);
     Service {
         slots: applied.slots,
         frontend: frontend_key(&applied.frontend),
         algorithm: applied.algorithm as u32,
         affinity_seconds: applied.affinity.map_or(0, |timeout| timeout.as_secs() as u32),
-        flags: if uniform { SERVICE_UNIFORM } else { 0 },
+        flags: settings.flags | if uniform { SERVICE_UNIFORM } else { 0 },
         backends: members.len().min(applied.slots.len() as usize) as u32,
         revision: applied.revision,
-        ..Service::default()
+        ..settings
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables that are allocated once and never freed: what the kernel holds is not the agent's heap.
 
-use balancer_common::abi::{Backend, BackendMeta, FrontendKey, Service, ServiceMeta, Slot};
+use balancer_common::abi::{Backend, BackendHealth, BackendMeta, FrontendKey, Service, ServiceMeta, Slot};
 use balancer_userspace::{datapath::DatapathError, reconcile::KernelTables};
 
 const SERVICES: usize = 1 << 13;
@@ -37,6 +37,7 @@ impl KernelTables for Tables {
         self.services[id as usize] = *service;
     }
     fn reset_service(&mut self, _: u32) {}
+    fn set_endpoints_changed(&mut self, _: u32, _: u64) {}
     fn backend(&self, id: u32) -> Backend {
         self.backends[id as usize]
     }
@@ -44,6 +45,7 @@ impl KernelTables for Tables {
         self.backends[id as usize] = *backend;
     }
     fn reset_backend(&mut self, _: u32) {}
+    fn set_backend_health(&mut self, _: u32, _: &BackendHealth) {}
     fn active(&self, _: u32) -> u64 {
         0
     }

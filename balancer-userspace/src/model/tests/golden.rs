@@ -16,7 +16,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::{
-    Condition, Defaults, DesiredPort, Event, Index, NodeInfo, ObjectName, Selection, convert,
+    Condition, ConnectionSettings, Defaults, Departure, DesiredPort, Event, Index, NodeInfo, ObjectName,
+    Selection, convert,
 };
 
 #[derive(Deserialize)]
@@ -39,7 +40,8 @@ fn read<T: DeserializeOwned>(document: Value) -> T {
 }
 
 fn new_index(selection: Selection) -> Index {
-    Index::new(Defaults { algorithm: Algorithm::LeastConnections, selection, started_ms: 0 })
+    let connections = ConnectionSettings::default();
+    Index::new(Defaults { algorithm: Algorithm::LeastConnections, connections, selection, started_ms: 0 })
 }
 
 fn object_name(text: &str) -> ObjectName {
@@ -129,6 +131,26 @@ fn port_table(out: &mut String, port: &DesiredPort) {
         let _ = write!(out, " affinity {}s", affinity.as_secs());
     }
     out.push('\n');
+    if port.connections != ConnectionSettings::default().of_port(port.key.protocol) {
+        let ConnectionSettings {
+            slow_start_ms,
+            rebalance,
+            quiet_ms,
+            min_age_ms,
+            budget_percent,
+            trust,
+            drain,
+            removed,
+        } = port.connections;
+        let _ = writeln!(
+            out,
+            "    slow start {slow_start_ms} ms; rebalance {} quiet {quiet_ms} ms age {min_age_ms} ms budget \
+             {budget_percent}% {}; drain {}; removed {removed:?}",
+            rebalance.name(),
+            trust.name(),
+            drain.name()
+        );
+    }
     if let Some(problem) = &port.problem {
         let _ = writeln!(out, "    ! {problem}");
     }
@@ -142,6 +164,20 @@ fn port_table(out: &mut String, port: &DesiredPort) {
             if let Some(value) = value {
                 let _ = write!(out, " {label} {value}");
             }
+        }
+        out.push('\n');
+    }
+    for endpoint in port.departing.iter().flatten() {
+        let _ = match endpoint.port {
+            Some(port) => write!(out, "    - {}", std::net::SocketAddr::new(endpoint.addr, port)),
+            None => write!(out, "    - {} without the port", endpoint.addr),
+        };
+        let _ = match endpoint.departure {
+            Departure::Draining => write!(out, " draining"),
+            Departure::Unused => write!(out, " unused"),
+        };
+        if let Some(pod) = &endpoint.pod {
+            let _ = write!(out, " pod {pod}");
         }
         out.push('\n');
     }
@@ -206,6 +242,8 @@ cases! {
     same_address "same-address.yaml",
     recreated "recreated.yaml",
     annotations "annotations.yaml",
+    connections "connections.yaml",
+    departing "departing.yaml",
     excluded "excluded.yaml",
     namespaces "namespaces.yaml",
     worked_cases "worked-cases.yaml",

@@ -16,6 +16,7 @@ const STARTED_MS: i64 = 1_000;
 fn new_index() -> Index {
     Index::new(Defaults {
         algorithm: Algorithm::LeastConnections,
+        connections: ConnectionSettings::default(),
         selection: Selection::All,
         started_ms: STARTED_MS,
     })

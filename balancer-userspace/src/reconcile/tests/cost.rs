@@ -8,7 +8,7 @@ use super::{
     fake::Sizes,
     objects::{Agent, backend, port},
 };
-use crate::model::{Condition, DesiredPort};
+use crate::model::{Condition, DesiredPort, Drain};
 
 const ROOMY: Sizes = (256, 4096, 1 << 14);
 
@@ -66,14 +66,21 @@ fn a_change_writes_what_differs() {
     assert_eq!(writes(&|port| port.problem = Some("no".to_owned())), 1);
     // The four words of a backend, and its names.
     assert_eq!(writes(&|port| port.backends[3].condition = Condition::Terminating), 5);
-    // Settings: the six words of a Service.
-    assert_eq!(writes(&|port| port.affinity = Some(Duration::from_secs(10))), 6);
+    // Settings: the eight words of a Service.
+    assert_eq!(writes(&|port| port.affinity = Some(Duration::from_secs(10))), 8);
+    assert_eq!(writes(&|port| port.connections.drain = Drain::Idle), 8);
     // Another address: the Service, and two frontends.
-    assert_eq!(writes(&|port| port.frontend.port = 81), 8);
-    // One more: its counts, its entry, its names; eleven slots; the Service.
-    assert_eq!(writes(&|port| port.backends.push(backend(11))), 1 + 4 + 1 + 11 + 6);
-    // One less: nine slots, the Service, the entry of the one that is gone.
-    assert_eq!(writes(&|port| drop(port.backends.pop())), 9 + 6 + 4);
+    assert_eq!(writes(&|port| port.frontend.port = 81), 10);
+    // One more: its counts, its entry, its names; that the endpoints changed; eleven slots; the Service.
+    assert_eq!(writes(&|port| port.backends.push(backend(11))), 1 + 4 + 1 + 1 + 11 + 8);
+    // The same, and its health.
+    let slowly = |port: &mut DesiredPort| {
+        port.connections.slow_start_ms = 1;
+        port.backends.push(backend(11));
+    };
+    assert_eq!(writes(&slowly), 1 + 1 + 4 + 1 + 1 + 11 + 8);
+    // One less: that the endpoints changed, nine slots, the Service, the entry of the one that is gone.
+    assert_eq!(writes(&|port| drop(port.backends.pop())), 1 + 9 + 8 + 4);
 }
 
 #[test]
@@ -85,7 +92,7 @@ fn a_sweep_asks_once_for_each_backend_that_lingers() {
         agent.apply(&format!("s{n}"), Vec::new()).expect("the kernel refuses nothing");
     }
     let fake = agent.fake();
-    let gone = |entry: &Backend| u64::from(entry.state == BackendState::Removed as u16);
+    let gone = |entry: &Backend| u64::from(entry.state == BackendState::Unused as u16);
     fake.active = fake.backends.iter().map(gone).collect();
     agent.pass_time(Duration::from_secs(5));
     for _ in 0..3 {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use balancer_common::{
     abi::{Backend, ClientKey, ClientState, FrontendKey, Mode, Service},
+    health::Health,
     tables::{Load, Tables},
 };
 
@@ -36,6 +37,14 @@ impl Load for Eyes<'_> {
 
     fn active(&self, backend: u32) -> u64 {
         self.fake.active.get(backend as usize).copied().unwrap_or_default()
+    }
+
+    fn health(&self, backend: u32) -> Health {
+        self.fake.health.get(backend as usize).map_or(Health::CLEAR, |health| health.state)
+    }
+
+    fn begin_trial(&self, _: u32, _: Health, _: Health) -> bool {
+        true
     }
 
     fn take_turn(&self, service: u32) -> u32 {

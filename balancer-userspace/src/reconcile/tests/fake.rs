@@ -9,7 +9,10 @@ use std::{
 };
 
 use balancer_common::{
-    abi::{Backend, BackendMeta, ClientKey, ClientState, FrontendKey, Service, ServiceMeta, Slot},
+    abi::{
+        Backend, BackendHealth, BackendMeta, BackendState, ClientKey, ClientState, FrontendKey, Service,
+        ServiceMeta, Slot,
+    },
     translate::{Choice, Translation},
 };
 use bytemuck::Pod;
@@ -35,6 +38,9 @@ pub(super) struct Fake {
     pub(super) backends: Vec<Backend>,
     pub(super) slots: Vec<Slot>,
     pub(super) active: Vec<u64>,
+    pub(super) health: Vec<BackendHealth>,
+    /// How often the endpoints of each Service were said to have changed, since its id was handed out.
+    pub(super) endpoint_changes: Vec<u32>,
     pub(super) turns: Vec<Cell<u32>>,
     pub(super) frontends: BTreeMap<FrontendKey, u32>,
     pub(super) service_metas: BTreeMap<u32, ServiceMeta>,
@@ -69,6 +75,8 @@ impl Fake {
             backends: vec![Backend::default(); backends as usize],
             slots: vec![Slot::default(); slots as usize],
             active: vec![0; backends as usize],
+            health: vec![BackendHealth::default(); backends as usize],
+            endpoint_changes: vec![0; services as usize],
             turns: vec![Cell::new(0); services as usize],
             frontends: BTreeMap::new(),
             service_metas: BTreeMap::new(),
@@ -207,6 +215,14 @@ impl KernelTables for Fake {
     fn reset_service(&mut self, id: u32) {
         if self.step() {
             self.turns[id as usize].set(0);
+            self.endpoint_changes[id as usize] = 0;
+        }
+    }
+
+    fn set_endpoints_changed(&mut self, id: u32, now_ns: u64) {
+        assert_ne!(now_ns, 0);
+        if self.step() {
+            self.endpoint_changes[id as usize] += 1;
         }
     }
 
@@ -226,7 +242,16 @@ impl KernelTables for Fake {
 
     fn reset_backend(&mut self, id: u32) {
         assert_eq!(self.active[id as usize], 0, "the counts of backend {id} are zeroed under open sockets");
-        self.step();
+        if self.step() {
+            self.health[id as usize] = BackendHealth::default();
+        }
+    }
+
+    fn set_backend_health(&mut self, id: u32, health: &BackendHealth) {
+        assert!(!BackendState::from_u16(self.backends[id as usize].state).is_usable(), "{id} may be dialled");
+        if self.step() {
+            self.health[id as usize] = *health;
+        }
     }
 
     fn active(&self, backend: u32) -> u64 {

@@ -44,11 +44,16 @@ fn service() -> impl Strategy<Value = Service> {
         flags: rest[1],
         backends: rest[2],
         revision: rest[3],
+        slow_start_ms: rest[2],
+        quiet_ms: rest[3],
+        min_age_ms: rest[0],
+        rebalance: rest[1] as u16,
+        budget_percent: rest[2] as u16,
     })
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
-    let state = prop_oneof![8 => 0..5_u16, 1 => any::<u16>()];
+    let state = prop_oneof![8 => 0..7_u16, 1 => any::<u16>()];
     let owner = prop_oneof![8 => 0..9_u32, 1 => any::<u32>()];
     let weight = prop_oneof![6 => 0..4_u32, 1 => any::<u32>()];
     (1..6_u8, state, owner, weight, any::<u32>()).prop_map(|(n, state, service, weight, generation)| {

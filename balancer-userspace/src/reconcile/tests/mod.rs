@@ -3,11 +3,12 @@
 mod cluster;
 mod cost;
 mod crash;
+mod departures;
 mod eyes;
 mod fake;
 mod garbage;
 mod limits;
-mod objects;
+pub(super) mod objects;
 mod order;
 mod properties;
 mod settled;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use balancer_common::{
-    abi::{Algorithm, FrontendKey},
+    abi::{Algorithm, Backend, BackendState, FrontendKey},
     addr::PortBe,
 };
 
@@ -16,8 +16,11 @@ use super::{
     watch::Allowed,
 };
 use crate::{
-    datapath::DatapathError,
-    model::{Condition, DesiredBackend, DesiredPort, Family, Frontend, ObjectName, PortKey, Protocol},
+    datapath::{DatapathError, backend_names},
+    model::{
+        Condition, ConnectionSettings, Departure, DesiredBackend, DesiredPort, Family, Frontend, ObjectName,
+        PortKey, Protocol,
+    },
     reconcile::Reconciler,
 };
 
@@ -37,7 +40,7 @@ pub(super) fn vip(n: u8, family: Family) -> IpAddr {
 }
 
 /// Pod `10.0.0.n`, port 8080, weight 1.
-pub(super) fn backend(n: u8) -> DesiredBackend {
+pub(in crate::reconcile) fn backend(n: u8) -> DesiredBackend {
     DesiredBackend {
         addr: Ipv4Addr::new(10, 0, 0, n).into(),
         port: 8080,
@@ -50,7 +53,7 @@ pub(super) fn backend(n: u8) -> DesiredBackend {
 }
 
 /// The only port of a Service, TCP port 80 of `10.96.0.n`, with pods `10.0.0.m`.
-pub(super) fn port(service: &str, n: u8, pods: impl IntoIterator<Item = u8>) -> DesiredPort {
+pub(in crate::reconcile) fn port(service: &str, n: u8, pods: impl IntoIterator<Item = u8>) -> DesiredPort {
     DesiredPort {
         key: PortKey {
             service: name(service),
@@ -61,7 +64,9 @@ pub(super) fn port(service: &str, n: u8, pods: impl IntoIterator<Item = u8>) -> 
         frontend: Frontend { addr: vip(n, Family::V4), port: 80, protocol: Protocol::Tcp },
         algorithm: Algorithm::LeastConnections,
         affinity: None,
+        connections: ConnectionSettings::default(),
         backends: pods.into_iter().map(backend).collect(),
+        departing: Some(Vec::new()),
         problem: None,
     }
 }
@@ -74,9 +79,29 @@ fn places(port: &DesiredPort) -> BTreeSet<SocketAddr> {
     port.backends.iter().map(|backend| SocketAddr::new(backend.addr, backend.port)).collect()
 }
 
+/// What a port says of the endpoint at a place that is this pod, which has no name if that is empty: the
+/// state of a backend that stands for it in no slots. `None`: it is in no slice.
+pub(super) fn endpoint(port: &DesiredPort, place: SocketAddr, pod: &str) -> Option<BackendState> {
+    let is_it = |addr, port, other: Option<&str>| {
+        SocketAddr::new(addr, port) == place && other.is_none_or(|other| other == pod || pod.is_empty())
+    };
+    let used = port.backends.iter().any(|backend| is_it(backend.addr, backend.port, backend.pod.as_deref()));
+    let departing = port.departing.as_ref().expect("there are not too many");
+    let departure = departing
+        .iter()
+        .find(|other| is_it(other.addr, other.port.expect("all have one"), other.pod.as_deref()))
+        .map(|endpoint| endpoint.departure);
+    match departure {
+        _ if used => Some(BackendState::Unused),
+        Some(Departure::Draining) => Some(BackendState::Draining),
+        Some(Departure::Unused) => Some(BackendState::Unused),
+        None => None,
+    }
+}
+
 /// An agent, what it was last asked for, and the time.
 pub(super) struct Agent {
-    reconciler: Option<Reconciler<Fake>>,
+    pub(super) reconciler: Option<Reconciler<Fake>>,
     pub(super) desired: BTreeMap<ObjectName, Vec<DesiredPort>>,
     pub(super) now: Instant,
     /// Whether the maps are so small that a Service may go without.
@@ -123,9 +148,37 @@ impl Agent {
         self.fake().allowed = allowed;
         self.desired.insert(name.clone(), ports.clone());
         let now = self.now;
-        let result = self.reconciler().apply(&name, ports, now);
+        let before = self.tables().backends.clone();
+        let result = self.reconciler().apply(&name, ports.clone(), now);
         self.fake().allowed = None;
+        self.check_removed(&before, &ports);
         result
+    }
+
+    /// Nothing was said to have left that has not: an endpoint of a port that exists, in no slice.
+    fn check_removed(&self, before: &[Backend], ports: &[DesiredPort]) {
+        let fake = self.tables();
+        if fake.lenient {
+            return;
+        }
+        for (id, (old, new)) in (0_u32..).zip(before.iter().zip(&fake.backends)) {
+            let removed = BackendState::Removed as u16;
+            if new.state != removed || old.state == removed {
+                continue;
+            }
+            let reconciler = self.reconciler.as_ref().expect("an agent always has its tables");
+            let own = |port: &&DesiredPort| {
+                reconciler.port(&port.key).is_some_and(|applied| applied.id == new.service)
+            };
+            let port = ports.iter().find(own).expect("a backend of no port that exists has left");
+            let Some(meta) = fake.backend_metas.get(&id) else {
+                assert_eq!(fake.active[id as usize], 0, "an agent died while it wrote this one");
+                continue;
+            };
+            let [pod, ..] = backend_names(meta);
+            let place = SocketAddr::new(new.addr.into(), new.port.to_host());
+            assert_eq!(endpoint(port, place, &pod), None, "backend {id} has not left");
+        }
     }
 
     /// Applies something that must succeed.
@@ -156,9 +209,16 @@ impl Agent {
             (*frontend, Allowed { must_be_sent: !targets.is_empty(), targets })
         };
         let lenient = fake.lenient;
+        let left = |fake: &Fake| -> Vec<bool> {
+            fake.backends.iter().map(|backend| backend.state == BackendState::Removed as u16).collect()
+        };
+        let left_before = left(&fake);
         fake.allowed = (!lenient).then(|| fake.frontends.keys().map(served).collect());
         let mut reconciler = Reconciler::recover(fake, self.now).expect("the tables can be read");
         reconciler.kernel_mut().allowed = None;
+        let invented =
+            left(reconciler.kernel()).into_iter().zip(left_before).any(|(now, before)| now && !before);
+        assert!(lenient || !invented, "a backend has left while nobody watched");
         self.reconciler = Some(reconciler);
     }
 

@@ -6,12 +6,15 @@ use balancer_common::abi::{Backend, BackendState, SERVICE_UNIFORM, Service, Slot
 
 use super::{
     fake::Fake,
-    objects::{Agent, key},
+    objects::{Agent, endpoint, key},
 };
 use crate::{
     datapath::{backend_names, from_text, to_text},
     model::{Condition, DesiredPort},
-    reconcile::layout::{self, Member},
+    reconcile::{
+        layout::{self, Member},
+        settings,
+    },
 };
 
 impl Fake {
@@ -70,7 +73,10 @@ impl Agent {
             assert_eq!(service.backends as usize, port.backends.len());
             let weights: Vec<u32> = port.backends.iter().map(|backend| backend.weight).collect();
             let uniform = weights.windows(2).all(|pair| pair[0] == pair[1]);
-            assert_eq!(service.flags, if uniform { SERVICE_UNIFORM } else { 0 });
+            let flags = settings::written(&port.connections).flags;
+            assert_eq!(service.flags, flags | if uniform { SERVICE_UNIFORM } else { 0 });
+            assert_eq!(settings::read(&service), port.connections);
+            assert!(fake.lenient || fake.endpoint_changes[id as usize] > 0, "the port was created");
             ready += port.backends.len();
             slots += self::slots(service.slots);
             let found: Vec<(SocketAddr, u32)> = (service.slots.base()..)
@@ -97,6 +103,7 @@ impl Agent {
 
     fn check_backends(&self, port: &DesiredPort, id: u32) {
         let fake = self.tables();
+        self.check_departed(port, id);
         let mine: BTreeMap<SocketAddr, u32> = (0_u32..)
             .zip(&fake.backends)
             .filter(|(_, backend)| backend.service == id && BackendState::from_u16(backend.state).is_usable())
@@ -115,6 +122,21 @@ impl Agent {
             let wanted = [&backend.pod, &backend.node, &backend.zone]
                 .map(|name| name.as_deref().unwrap_or_default().to_owned());
             assert_eq!(names, wanted);
+        }
+    }
+
+    /// Of every backend that is in no slots it is said what the slices say.
+    fn check_departed(&self, port: &DesiredPort, service: u32) {
+        let fake = self.tables();
+        let reconciler = self.reconciler.as_ref().expect("an agent always has its tables");
+        for (id, _, state, _) in reconciler.departed().filter(|(_, owner, ..)| *owner == service) {
+            let entry = fake.backends[id as usize];
+            assert_eq!(entry.state, state as u16);
+            let names = fake.backend_metas.get(&id).map(backend_names);
+            let [pod, ..] = names.unwrap_or_default();
+            let place = SocketAddr::new(entry.addr.into(), entry.port.to_host());
+            let expect = endpoint(port, place, &pod).unwrap_or(BackendState::Removed);
+            assert!(state == expect || pod.ends_with(')'), "backend {id} is {state:?}, not {expect:?}");
         }
     }
 

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use balancer_common::abi::Algorithm;
+use balancer_common::abi::{Algorithm, Rebalance};
 use proptest::prelude::*;
 
 use super::objects::{backend, name, vip};
-use crate::model::{Condition, DesiredBackend, DesiredPort, Family, Frontend, ObjectName, PortKey, Protocol};
+use crate::model::{
+    Condition, ConnectionSettings, DepartingEndpoint, Departure, DesiredBackend, DesiredPort, Drain, Family,
+    Frontend, ObjectName, PortKey, Protocol, RemovedSockets,
+};
 
 /// How many Services there may be; the last one is of IPv6.
 pub(super) const SERVICES: usize = 4;
@@ -19,13 +22,15 @@ pub(super) enum Event {
     /// A Service port gets these pods, one of them with this weight.
     Scale { at: (usize, usize), pods: u8, weight: (u8, u32) },
     /// It is to choose in another way.
-    Settings { at: (usize, usize), algorithm: Algorithm, affinity: bool },
+    Settings { at: (usize, usize), algorithm: Algorithm, affinity: bool, connections: ConnectionSettings },
     /// Something is found to be wrong with it, or right again.
     Problem { at: (usize, usize) },
     /// One of its pods is replaced at the same address.
     Replace { at: (usize, usize), pod: u8 },
     /// One of its pods begins or ceases to terminate.
     Terminate { at: (usize, usize), pod: u8 },
+    /// One of its pods stays in the slices, and is not used for this reason; or is used again.
+    Depart { at: (usize, usize), pod: u8, departure: Option<Departure> },
     /// A port goes.
     RemovePort { at: (usize, usize) },
     /// A port gets another name.
@@ -58,11 +63,14 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (at(), 0..1_u8 << PODS, pod(), prop_oneof![Just(1), Just(2), 1..200_u32])
             .prop_map(|(at, pods, pod, weight)| Event::Scale { at, pods, weight: (pod, weight) }),
-        2 => (at(), prop::sample::select(&Algorithm::ALL[..]), any::<bool>())
-            .prop_map(|(at, algorithm, affinity)| Event::Settings { at, algorithm, affinity }),
+        2 => (at(), prop::sample::select(&Algorithm::ALL[..]), any::<bool>(), connections()).prop_map(
+            |(at, algorithm, affinity, connections)| Event::Settings { at, algorithm, affinity, connections }
+        ),
         1 => at().prop_map(|at| Event::Problem { at }),
         2 => (at(), pod()).prop_map(|(at, pod)| Event::Replace { at, pod }),
         1 => (at(), pod()).prop_map(|(at, pod)| Event::Terminate { at, pod }),
+        4 => (at(), pod(), prop::sample::select(vec![None, Some(Departure::Draining), Some(Departure::Unused)]))
+            .prop_map(|(at, pod, departure)| Event::Depart { at, pod, departure }),
         1 => at().prop_map(|at| Event::RemovePort { at }),
         1 => (0..SERVICES).prop_map(|service| Event::Rename { service }),
         1 => (0..SERVICES).prop_map(|service| Event::SwapPorts { service }),
@@ -80,11 +88,23 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn connections() -> impl Strategy<Value = ConnectionSettings> {
+    let flags = (any::<bool>(), any::<bool>(), prop::sample::select(&Rebalance::ALL[..]));
+    (flags, 0..2_u32).prop_map(|((drains, keeps, rebalance), slow_start_ms)| ConnectionSettings {
+        slow_start_ms,
+        rebalance,
+        drain: if drains { Drain::Idle } else { Drain::Off },
+        removed: if keeps { RemovedSockets::Keep } else { RemovedSockets::Close },
+        ..ConnectionSettings::default()
+    })
+}
+
 #[derive(Clone, Debug)]
 struct Pod {
     weight: u32,
     replaced: u32,
     condition: Condition,
+    departure: Option<Departure>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -92,6 +112,7 @@ struct Port {
     pods: BTreeMap<u8, Pod>,
     algorithm: Algorithm,
     sticky: bool,
+    connections: ConnectionSettings,
     broken: bool,
 }
 
@@ -127,7 +148,7 @@ impl Cluster {
             Event::Scale { at, pods, weight: (heavy, weight) } => {
                 let old = self.port(at).take().unwrap_or_default();
                 let pod = |pod: u8| {
-                    let fresh = Pod { weight: 1, replaced: 0, condition: Condition::Ready };
+                    let fresh = Pod { weight: 1, replaced: 0, condition: Condition::Ready, departure: None };
                     let mut state = old.pods.get(&pod).cloned().unwrap_or(fresh);
                     if pod == heavy {
                         state.weight = weight;
@@ -138,8 +159,13 @@ impl Cluster {
                 *self.port(at) = Some(Port { pods, ..old });
                 vec![at.0]
             }
-            Event::Settings { at, algorithm, affinity } => self.change(at, |port| {
-                (port.algorithm, port.sticky) = (algorithm, affinity);
+            Event::Settings { at, algorithm, affinity, connections } => self.change(at, |port| {
+                (port.algorithm, port.sticky, port.connections) = (algorithm, affinity, connections);
+            }),
+            Event::Depart { at, pod, departure } => self.change(at, |port| {
+                if let Some(pod) = port.pods.get_mut(&pod) {
+                    pod.departure = departure;
+                }
             }),
             Event::Problem { at } => self.change(at, |port| port.broken = !port.broken),
             Event::Replace { at, pod } => self.change(at, |port| {
@@ -210,7 +236,14 @@ impl Cluster {
                 frontend: Frontend { addr: vip(state.vip, family), port: number, protocol },
                 algorithm: port.algorithm,
                 affinity: port.sticky.then_some(Duration::from_secs(10_800)),
-                backends: port.pods.iter().map(|(n, pod)| pod_backend(*n, pod, family)).collect(),
+                connections: port.connections,
+                backends: port
+                    .pods
+                    .iter()
+                    .filter(|(_, pod)| pod.departure.is_none())
+                    .map(|(n, pod)| pod_backend(*n, pod, family))
+                    .collect(),
+                departing: Some(port.pods.iter().filter_map(|(n, pod)| departing(*n, pod, family)).collect()),
                 problem: port.broken.then(|| "this is what is wrong".repeat(20)),
             })
         });
@@ -231,6 +264,11 @@ impl Cluster {
             None => Vec::new(),
         }
     }
+}
+
+fn departing(n: u8, pod: &Pod, family: Family) -> Option<DepartingEndpoint> {
+    let DesiredBackend { addr, port, pod: name, .. } = pod_backend(n, pod, family);
+    Some(DepartingEndpoint { addr, port: Some(port), pod: name, departure: pod.departure? })
 }
 
 fn pod_backend(n: u8, pod: &Pod, family: Family) -> DesiredBackend {

@@ -31,7 +31,7 @@ use super::super::{
     follow_all,
 };
 use crate::{
-    model::{Defaults, Event, Index, Selection},
+    model::{ConnectionSettings, Defaults, Event, Index, Selection},
     source::{SourceHealth, SourceKind},
 };
 
@@ -260,6 +260,7 @@ async fn a_day_of_faults_leaves_nothing_behind() {
     ));
     let mut index = Index::new(Defaults {
         algorithm: balancer_common::abi::Algorithm::default(),
+        connections: ConnectionSettings::default(),
         selection: Selection::All,
         started_ms: 0,
     });
