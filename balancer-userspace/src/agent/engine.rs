@@ -9,6 +9,7 @@ use std::{
 use super::notices::Notices;
 use crate::{
     datapath::Maps,
+    lifecycle::{self, Departed},
     metrics::{AgentMetrics, EventKind, Outcome},
     model::{Event, Index, ObjectName},
     reconcile::Reconciler,
@@ -209,6 +210,23 @@ impl Engine {
             self.metrics.applied(outcome, now.elapsed(), changed as u64);
         }
         changed
+    }
+
+    /// What the tables hold of Services and backends whose open connections are looked after.
+    pub(super) fn lifecycle(&self) -> lifecycle::Update {
+        let departed = |(backend, service, state, since)| Departed { backend, service, state, since };
+        let mut departed: Vec<Departed> = self.reconciler.departed().map(departed).collect();
+        departed.sort_unstable_by_key(|departed| departed.backend);
+        lifecycle::Update { services: self.reconciler.rebalanced(), departed }
+    }
+
+    /// Tells the owners of Services what became of their connections.
+    pub(super) fn report(&mut self, reports: Vec<lifecycle::Report>) {
+        for report in reports {
+            if let Some(key) = self.reconciler.owner(report.service) {
+                self.notices.rebalance(&self.index, &key.service, report.stop);
+            }
+        }
     }
 
     /// Frees what nothing refers to, and serves what had found no room.

@@ -44,6 +44,7 @@ use crate::{
     datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes, boot_ns},
     exclusion,
     http::Server,
+    lifecycle::Lifecycle,
     metrics::{AgentMetrics, Outcome},
     model::{Defaults, Event, Index, NodeInfo},
     reconcile::Reconciler,
@@ -190,6 +191,10 @@ async fn serve(
     let mut left_alone = LeftAlone::new(args, &cgroup.path);
     left_alone.refresh(&mut engine, &control);
 
+    let maps = datapath::Maps::open(pins, datapath::Access::Write).map_err(failure)?;
+    let mut lifecycle =
+        Lifecycle::start(maps).context("cannot start the thread that looks after open connections")?;
+
     let (mut task, mut events, mut health) = start(&source);
     let status = Arc::new(AgentStatus::new(pins, cgroup.id, Arc::clone(&metrics), args.metrics_max_series));
     let (stop_web, web_stopped) = oneshot::channel::<()>();
@@ -227,6 +232,7 @@ async fn serve(
                         left_alone.refresh(&mut engine, &control);
                     }
                     if changed {
+                        lifecycle.update(engine.lifecycle());
                         control.changed(engine.maps());
                         if engine.is_synced() && control.synced(engine.maps(), as_of_ns) {
                             metrics.lease_renewed(Outcome::Ok);
@@ -258,6 +264,8 @@ async fn serve(
                     return Err(failure(DatapathError::Removed(pins.root().into())));
                 }
                 engine.sweep(Instant::now());
+                lifecycle.update(engine.lifecycle());
+                engine.report(lifecycle.reports());
                 left_alone.refresh(&mut engine, &control);
                 // In this order: what could be read at last was sent before it counted as read.
                 if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use balancer_common::abi::Stop;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -74,6 +75,22 @@ impl Notices {
             }
         }
         self.told.insert(name.clone(), now);
+    }
+
+    /// Moving the idle connections of a Service was stopped, or goes on; the log has said so.
+    pub(super) fn rebalance(&mut self, index: &Index, name: &ObjectName, stop: Stop) {
+        let (reason, text) = match stop {
+            Stop::None => (NoticeReason::RebalanceResumed, "idle connections may be moved again"),
+            Stop::NoReconnects => (
+                NoticeReason::RebalanceStopped,
+                "idle connections are not moved any more: too few of the clients connected anew",
+            ),
+            Stop::Harm | Stop::ServerSpeaksFirst => (
+                NoticeReason::RebalanceStopped,
+                "idle connections are not moved: its servers often speak first, so that silence is not idleness",
+            ),
+        };
+        self.announce(name, index.service(name).and_then(|spec| spec.uid), reason, text);
     }
 
     /// Namespaces were taken in: tells what is wrong with them that was not before.

@@ -3,7 +3,7 @@
 //! Nobody answers them any more, or somebody else does who has the address by now. Left alone, a client that
 //! waits for an answer waits until its own timeout; TCP gives up after a quarter of an hour.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     Departed,
@@ -15,9 +15,9 @@ use crate::{
     sockets::{Destroyed, LiveSocket},
 };
 
-/// How long a backend must have been gone, in nanoseconds: an endpoint that is moved from one slice to another
+/// How long a backend must have been gone: an endpoint that is moved from one slice to another
 /// may be in neither for a moment.
-const SETTLED_NS: u64 = 250_000_000;
+const SETTLED: Duration = Duration::from_millis(250);
 /// How long is waited between two tries, in nanoseconds, once a few were in vain: sockets may be where this process
 /// cannot look.
 const RETRY_NS: u64 = 10_000_000_000;
@@ -32,8 +32,9 @@ pub struct Closing {
 impl Closing {
     /// Whether the sockets of a backend are to be closed now.
     pub fn is_due(&self, gone: &Departed, now_ns: u64) -> bool {
-        let settled = now_ns.saturating_sub(gone.since_ns) >= SETTLED_NS;
-        let patient = |(tries, last_ns): &(u32, u64)| *tries < TRIES || now_ns.saturating_sub(*last_ns) >= RETRY_NS;
+        let settled = gone.since.elapsed() >= SETTLED;
+        let patient =
+            |(tries, last_ns): &(u32, u64)| *tries < TRIES || now_ns.saturating_sub(*last_ns) >= RETRY_NS;
         settled && self.tries.get(&gone.backend).is_none_or(patient)
     }
 

@@ -72,11 +72,12 @@ pub fn plan(maps: &Maps, services: &[u32]) -> Result<Vec<(u32, Plan)>, SocketsEr
         let mut found = Vec::new();
         for from in &excess {
             for (socket, evidence) in candidates(&sockets, from.backend) {
-                let verdict = gate::judge(&evidence, &demand).and_then(|()| match census.processes.place(socket) {
-                    // It would be asked of the kernel.
-                    Place::Hidden(_) => Ok(()),
-                    place => Hold::take(socket, &place)?.pass(maps, &demand).map(drop),
-                });
+                let verdict =
+                    gate::judge(&evidence, &demand).and_then(|()| match census.processes.place(socket) {
+                        // It would be asked of the kernel.
+                        Place::Hidden(_) => Ok(()),
+                        place => Hold::take(socket, &place)?.pass(maps, &demand).map(drop),
+                    });
                 found.push(Candidate { socket: socket.clone(), verdict });
             }
         }
@@ -99,7 +100,9 @@ pub fn now(maps: &Maps, id: u32, max: u32) -> Result<Outcome, SocketsError> {
         excess.iter().flat_map(|from| candidates(&sockets, from.backend)).map(|(socket, _)| socket).collect();
     let mut others: Vec<&LiveSocket> = sockets
         .iter()
-        .filter(|socket| !order.iter().any(|other| other.cookie == socket.cookie) && hold::listed(socket).is_some())
+        .filter(|socket| {
+            !order.iter().any(|other| other.cookie == socket.cookie) && hold::listed(socket).is_some()
+        })
         .collect();
     others.sort_by_key(|socket| std::cmp::Reverse(socket.idle));
     order.append(&mut others);

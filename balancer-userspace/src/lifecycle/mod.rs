@@ -33,6 +33,7 @@ mod worker;
 use std::{
     io,
     sync::mpsc::{Receiver, Sender, channel},
+    time::Instant,
 };
 
 use balancer_common::abi::{BackendState, Stop};
@@ -48,8 +49,8 @@ pub struct Departed {
     pub service: u32,
     /// [`BackendState::Draining`] or [`BackendState::Removed`]; others are left alone.
     pub state: BackendState,
-    /// Since when, on the clock of the programs.
-    pub since_ns: u64,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// What the tables hold now, as far as it matters here.

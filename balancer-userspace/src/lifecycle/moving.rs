@@ -38,7 +38,12 @@ impl Way {
 ///
 /// # Errors
 /// Why it was left as it is.
-pub fn relocate(maps: &Maps, census: &mut Census, socket: &LiveSocket, demand: &Demand) -> Result<Way, Refusal> {
+pub fn relocate(
+    maps: &Maps,
+    census: &mut Census,
+    socket: &LiveSocket,
+    demand: &Demand,
+) -> Result<Way, Refusal> {
     // What the listing says is old, but never better than what is: it costs nothing to look there first.
     gate::judge(&hold::listed(socket).ok_or(Refusal::Changed)?, demand)?;
     match census.processes.place(socket) {
@@ -89,6 +94,7 @@ fn destroy(
 pub fn describe(socket: &LiveSocket) -> String {
     let local = socket.local.map_or_else(|| "?".to_owned(), |local: SocketAddr| local.to_string());
     let idle = socket.idle.unwrap_or_default().as_secs_f64();
-    let process = socket.tgid().map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"));
+    let process =
+        socket.tgid().map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"));
     format!("{local} -> {} of {process}, idle for {idle:.1} s", socket.target())
 }

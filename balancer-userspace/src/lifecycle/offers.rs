@@ -34,7 +34,14 @@ pub struct Offers {
 
 impl Offers {
     /// Offers up to `most` of `sockets` that nobody has offered yet, and that the gate lets pass.
-    pub fn make(&mut self, maps: &mut Maps, census: &mut Census, sockets: &[LiveSocket], demand: &Demand, most: usize) {
+    pub fn make(
+        &mut self,
+        maps: &mut Maps,
+        census: &mut Census,
+        sockets: &[LiveSocket],
+        demand: &Demand,
+        most: usize,
+    ) {
         let mut made = 0;
         for socket in sockets {
             if made == most {
@@ -116,10 +123,14 @@ impl Offers {
             }
             maps.remove_offer(cookie)?;
             if let Some(next) = next {
-                record::count(maps, offer.service, match next {
-                    Next::Harmless => Counter::Harmless,
-                    Next::Harmful(_) => Counter::Harmful,
-                });
+                record::count(
+                    maps,
+                    offer.service,
+                    match next {
+                        Next::Harmless => Counter::Harmless,
+                        Next::Harmful(_) => Counter::Harmful,
+                    },
+                );
                 outcomes.push((offer.service, next));
             }
         }

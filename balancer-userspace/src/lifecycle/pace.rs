@@ -83,17 +83,23 @@ impl Paces {
                 None if now_ns.saturating_sub(moved.at_ns) > PATIENCE_NS => Return::Lost,
                 None => return true,
             };
-            record::count(maps, service, match outcome {
-                Return::Reconnected => Counter::Reconnected,
-                Return::Lost => Counter::Lost,
-            });
+            record::count(
+                maps,
+                service,
+                match outcome {
+                    Return::Reconnected => Counter::Reconnected,
+                    Return::Lost => Counter::Lost,
+                },
+            );
             if outcome == Return::Lost {
                 paces.entry(moved.client).or_default().spared_until_ns = now_ns + PAUSE_NS;
             }
             each(service, outcome);
             false
         });
-        paces.retain(|_, pace| now_ns < pace.spared_until_ns || now_ns.saturating_sub(pace.since_ns) < PAUSE_NS);
+        paces.retain(|_, pace| {
+            now_ns < pace.spared_until_ns || now_ns.saturating_sub(pace.since_ns) < PAUSE_NS
+        });
     }
 }
 

@@ -106,7 +106,8 @@ impl Budget {
     /// How many may be moved now, of `connections` that are open, where `percent` of them may be in a period:
     /// at least one, unless it is 0.
     pub fn available(&mut self, now_ns: u64, connections: u64, percent: u16) -> u64 {
-        let most = if percent == 0 { 0.0 } else { (connections as f64 * f64::from(percent) / 100.0).max(1.0) };
+        let most =
+            if percent == 0 { 0.0 } else { (connections as f64 * f64::from(percent) / 100.0).max(1.0) };
         let periods = now_ns.saturating_sub(self.as_of_ns) as f64 / PERIOD_NS as f64;
         // Whoever begins has a whole period's.
         self.tokens = if self.as_of_ns == 0 { most } else { (self.tokens + periods * most).min(most) };
@@ -200,7 +201,8 @@ mod tests {
     #[test]
     fn what_moves_ends_even_from_any_start() {
         for seed in 0..200_u64 {
-            let mut active: Vec<u64> = (0..2 + seed % 7).map(|place| (seed * 31 + place * place * 7) % 40).collect();
+            let mut active: Vec<u64> =
+                (0..2 + seed % 7).map(|place| (seed * 31 + place * place * 7) % 40).collect();
             let mut motion = Motion::Still;
             for _ in 0..1_000 {
                 let loads: Vec<Load> = (0..)

@@ -50,7 +50,8 @@ impl Processes {
             return Place::Hidden(Vec::new());
         }
         let Some(opener) = socket.tgid().filter(|_| socket.inode != 0) else { return Place::Nowhere };
-        let mut pids: BTreeSet<u32> = socket.cgroup_id.map(|id| self.relatives(id, opener)).unwrap_or_default();
+        let mut pids: BTreeSet<u32> =
+            socket.cgroup_id.map(|id| self.relatives(id, opener)).unwrap_or_default();
         pids.insert(opener);
         if pids.len() > MOST {
             return Place::Shared;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use balancer_common::abi::{
-    Algorithm, Rebalance, Refusal, SERVICE_FORCED, SERVICE_TRUSTED, Service, Stop,
-};
+use balancer_common::abi::{Algorithm, Rebalance, Refusal, SERVICE_FORCED, SERVICE_TRUSTED, Service, Stop};
 
 use super::{
     census::{self, Census, candidates, loads},
@@ -128,10 +126,7 @@ impl ServiceState {
     }
 
     fn demand(&self, service: &Service) -> Demand {
-        Demand {
-            quiet: self.quiet(service),
-            min_age: Duration::from_millis(service.min_age_ms.into()),
-        }
+        Demand { quiet: self.quiet(service), min_age: Duration::from_millis(service.min_age_ms.into()) }
     }
 
     fn motion(&mut self, maps: &Maps, service: &Service) -> (Motion, Vec<policy::Excess>) {

@@ -67,7 +67,10 @@ impl Lessons {
 
     /// The longest silence of late that a server broke.
     pub fn longest_push(&self) -> Option<Duration> {
-        self.silences.iter().filter_map(|(_, next)| if let Next::Harmful(gap) = next { Some(*gap) } else { None }).max()
+        self.silences
+            .iter()
+            .filter_map(|(_, next)| if let Next::Harmful(gap) = next { Some(*gap) } else { None })
+            .max()
     }
 
     /// How long a connection must be quiet: what is asked for, or twice the longest silence that a server broke.

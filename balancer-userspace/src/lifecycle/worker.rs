@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_common::abi::{
-    BackendState, Mode, Rebalance, SERVICE_DRAIN, SERVICE_KEEP_REMOVED, Service,
-};
+use balancer_common::abi::{BackendState, Mode, Rebalance, SERVICE_DRAIN, SERVICE_KEEP_REMOVED, Service};
 
 use super::{
     Departed, Report, Update,
@@ -117,15 +115,16 @@ impl Worker {
             (false, true) => (MOVING, SPARING),
             (false, false) => (WATCHING, SPARING),
         };
-        let due = self.listed.map_or(Duration::ZERO, |(then, took)| {
-            least.max(took * sparing).saturating_sub(then.elapsed())
-        });
+        let due = self
+            .listed
+            .map_or(Duration::ZERO, |(then, took)| least.max(took * sparing).saturating_sub(then.elapsed()));
         if !due.is_zero() {
             return due.min(TURN);
         }
         let begun = Instant::now();
         let udp = !work.gone.is_empty();
-        let transports: &[Transport] = if udp { &[Transport::Tcp, Transport::Udp] } else { &[Transport::Tcp] };
+        let transports: &[Transport] =
+            if udp { &[Transport::Tcp, Transport::Udp] } else { &[Transport::Tcp] };
         match Census::take(&self.maps, transports) {
             Ok(mut census) => {
                 let took = begun.elapsed();
@@ -233,7 +232,9 @@ impl Worker {
     fn tell(&mut self, census: &Census) {
         for problem in &census.incomplete {
             if self.told.insert(problem.to_string()) {
-                log::warn!("not all connections can be seen, so that some are neither moved nor closed: {problem}");
+                log::warn!(
+                    "not all connections can be seen, so that some are neither moved nor closed: {problem}"
+                );
             }
         }
     }

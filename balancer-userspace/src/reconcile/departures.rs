@@ -5,14 +5,14 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use balancer_common::abi::{Backend, BackendState};
+use balancer_common::abi::{Backend, BackendState, Rebalance};
 
 use super::{
     apply::{Held, Reconciler},
     kernel::KernelTables,
     lingering::{Gone, Place},
 };
-use crate::model::{DepartingEndpoint, Departure, DesiredBackend, DesiredPort};
+use crate::model::{DepartingEndpoint, Departure, DesiredBackend, DesiredPort, PortKey};
 
 /// What the name of a pod ends in whose backend is of another time ([`Reconciler::disband`]).
 pub(super) const OF_ANOTHER_TIME: char = ')';
@@ -26,6 +26,23 @@ impl<K: KernelTables> Reconciler<K> {
     /// Those whose Service is not known have a service id that is none.
     pub fn departed(&self) -> impl Iterator<Item = (u32, u32, BackendState, Instant)> {
         self.lingering.iter().map(|(id, gone)| (id, gone.service, gone.state, gone.since))
+    }
+
+    /// Ids of the Service ports whose connections may be moved.
+    pub fn rebalanced(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self
+            .ports
+            .values()
+            .filter(|port| port.connections.rebalance != Rebalance::Off)
+            .map(|port| port.id)
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The port that has this id.
+    pub fn owner(&self, id: u32) -> Option<&PortKey> {
+        self.ports.iter().find(|(_, port)| port.id == id).map(|(key, _)| key)
     }
 
     /// Takes a backend away from its Service, whose slots must not name it any more. Its id stays until

@@ -5,8 +5,8 @@ use std::{collections::HashMap, net::SocketAddr, os::fd::BorrowedFd, sync::Arc, 
 use balancer_common::abi::{SocketState, UdpFlow};
 
 use super::{
-    Destroyed, Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics, TcpState,
-    Translation, Transport, netns, walk,
+    Destroyed, Diag, LiveSocket, Namespace, RawSocket, Scope, SocketStatus, SocketsError, TcpMetrics,
+    TcpState, Translation, Transport, netns, walk,
 };
 use crate::{
     datapath::boot_ns,

@@ -38,6 +38,7 @@ mod socket;
 mod tcp;
 mod walk;
 
+pub(crate) use cgroup::Hierarchy;
 pub use cgroup::{PodRef, pod_of_path};
 pub use connections::connections;
 pub use diag::{Destroyed, Diag, Transport};
@@ -46,7 +47,6 @@ pub use listing::{Channels, Listing, active_by_backend, live_sockets};
 pub use netns::{Namespace, NamespaceName, Scope, own_netns_cookie};
 pub use parse::{RawSocket, Storage};
 pub use process::{Process, Search, owners};
-pub(crate) use cgroup::Hierarchy;
 pub use socket::{LiveSocket, SocketStatus, Translation};
 pub use tcp::{TcpInfo, TcpMetrics, TcpState};
 

@@ -25,6 +25,10 @@ pub enum NoticeReason {
     Problem,
     /// The node's tables have no room for all of it.
     NoRoom,
+    /// A node moves its idle connections no more.
+    RebalanceStopped,
+    /// A node moves them again.
+    RebalanceResumed,
 }
 
 impl NoticeReason {
@@ -33,6 +37,8 @@ impl NoticeReason {
         match self {
             Self::Problem => "BalancerProblem",
             Self::NoRoom => "BalancerNoRoom",
+            Self::RebalanceStopped => "BalancerRebalanceStopped",
+            Self::RebalanceResumed => "BalancerRebalanceResumed",
         }
     }
 }

@@ -41,7 +41,10 @@ fn clients_of_a_backend_that_is_gone_are_told_within_a_second() {
     let took = begun.elapsed();
     assert!(took < Duration::from_millis(1_500), "{took:?}\n{}", agent.log());
     eventually("connected UDP is told", Duration::from_secs(2), || {
-        matches!(connected.ask().map_err(|error| error.errno()), Err(Some(Errno::CONNABORTED | Errno::NOTCONN)))
+        matches!(
+            connected.ask().map_err(|error| error.errno()),
+            Err(Some(Errno::CONNABORTED | Errno::NOTCONN))
+        )
     });
     // The other one keeps its port, and goes on with another backend.
     unconnected.send_to(vip()).unwrap();

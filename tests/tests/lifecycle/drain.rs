@@ -19,7 +19,8 @@ fn a_terminating_backend_loses_its_idle_connections() {
         for _ in 0..30 {
             pools.iter_mut().for_each(Pool::round);
             let stats = agent.stats_of(to).unwrap();
-            left = stats.backends.iter().filter(|backend| backend.state == "draining").map(|it| it.active).sum();
+            left =
+                stats.backends.iter().filter(|backend| backend.state == "draining").map(|it| it.active).sum();
             if left == 0 {
                 break;
             }
@@ -41,9 +42,11 @@ fn a_backend_that_is_not_ready_keeps_its_connections() {
     let mut pool = Pool::open(&world.client, 6, vip());
     (0..5).for_each(|_| pool.round());
     let slice = world.manifests.slice("web");
-    let mut slice = slice.port("tcp", balancer_userspace::model::Protocol::Tcp, crate::PORT).pod(&world.pods[0]);
+    let mut slice =
+        slice.port("tcp", balancer_userspace::model::Protocol::Tcp, crate::PORT).pod(&world.pods[0]);
     for addr in world.pods[1].addresses().both() {
-        slice = slice.endpoint(balancer_tests::manifests::Endpoint::not_ready(addr).pod(world.pods[1].name()));
+        slice =
+            slice.endpoint(balancer_tests::manifests::Endpoint::not_ready(addr).pod(world.pods[1].name()));
     }
     slice.write().unwrap();
     assert!(!pool.rounds(Duration::from_millis(500), Duration::from_secs(5), || false));

@@ -66,7 +66,11 @@ fn two_clients_that_meet_silence_eject_and_one_does_not() {
     let ejections = |agent: &balancer_tests::agent::Agent<'_>| {
         let metrics = agent.http("/metrics").unwrap().1;
         let of = |line: &&str| line.starts_with("balancer_backend_ejections_total{");
-        metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+        metrics
+            .lines()
+            .filter(of)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>()
     };
     let others = [world.node.pod("other").unwrap()];
     let attempt = |pod: &balancer_tests::topology::Pod| {

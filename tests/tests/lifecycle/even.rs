@@ -48,7 +48,8 @@ fn three_become_six_and_no_request_is_hurt() {
 
 #[test]
 fn a_dry_run_moves_nothing_and_learns() {
-    let world = World::new(4, &[("rebalance", "dry-run"), ("rebalance-quiet", "300ms"), ("rebalance-min-age", "0s")]);
+    let world =
+        World::new(4, &[("rebalance", "dry-run"), ("rebalance-quiet", "300ms"), ("rebalance-min-age", "0s")]);
     world.endpoints(&[0, 1], &[]);
     let agent = world.agent();
     let mut pool = Pool::open(&world.client, 8, vip());

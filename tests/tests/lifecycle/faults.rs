@@ -19,7 +19,8 @@ const READY: [(&str, &str); 4] = [
 fn now(agent: &Agent<'_>, max: u32) -> (u64, Value) {
     let max = max.to_string();
     let output = agent.cli(["rebalance", "now", "web", "-n", "shop", "--max", &max, "-o", "json"]).unwrap();
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let document: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let item = &document["items"][0];
     (item["moved"].as_u64().unwrap(), item["refused"].clone())
 }

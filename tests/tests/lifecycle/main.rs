@@ -72,10 +72,9 @@ impl World {
             .cluster_ips([vip().ip(), vip6().ip()])
             .named_port("tcp", Protocol::Tcp, 80)
             .named_port("udp", Protocol::Udp, 80);
-        let annotate =
-            |service: balancer_tests::manifests::Service<'_>, (name, value): &(&str, &str)| {
-                service.annotation(&format!("balancer.dev/{name}"), value)
-            };
+        let annotate = |service: balancer_tests::manifests::Service<'_>, (name, value): &(&str, &str)| {
+            service.annotation(&format!("balancer.dev/{name}"), value)
+        };
         annotations.iter().fold(service, annotate).write().unwrap();
     }
 
