@@ -43,6 +43,7 @@ use crate::{
     },
     datapath::{self, Cgroup, DatapathError, Installation, Neighbour, Pins, Sizes, boot_ns},
     exclusion,
+    history::Sampler,
     http::Server,
     lifecycle::Lifecycle,
     metrics::{AgentMetrics, Outcome},
@@ -191,6 +192,7 @@ async fn serve(
     let mut left_alone = LeftAlone::new(args, &cgroup.path);
     left_alone.refresh(&mut engine, &control);
 
+    let mut history = Sampler::default();
     let maps = datapath::Maps::open(pins, datapath::Access::Write).map_err(failure)?;
     let mut lifecycle =
         Lifecycle::start(maps).context("cannot start the thread that looks after open connections")?;
@@ -266,6 +268,7 @@ async fn serve(
                 engine.sweep(Instant::now());
                 lifecycle.update(engine.lifecycle());
                 engine.report(lifecycle.reports());
+                history.pass(engine.maps());
                 left_alone.refresh(&mut engine, &control);
                 // In this order: what could be read at last was sent before it counted as read.
                 if reading(&health) == Reading::Whole && events.is_empty() && engine.settle(Instant::now()) {

@@ -50,20 +50,21 @@ pub enum Motion {
 }
 
 /// A backend, and how many of its connections should be elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Excess {
     /// Backend id.
     pub backend: u32,
     /// Open connections.
     pub active: u64,
-    /// The whole number at or above its even share.
-    pub share: u64,
+    /// Its even share.
+    pub even: f64,
 }
 
 impl Excess {
     /// How many should go.
-    pub const fn count(&self) -> u64 {
-        self.active - self.share
+    pub fn count(&self) -> u64 {
+        // A share that is no whole number may be exceeded by a part of one.
+        self.active.saturating_sub(self.even.ceil() as u64)
     }
 }
 
@@ -88,8 +89,8 @@ pub fn excess(motion: Motion, loads: &[Load]) -> (Motion, Vec<Excess>) {
     }
     let mut excess: Vec<Excess> = loads
         .iter()
-        .map(|load| Excess { backend: load.backend, active: load.active, share: share(load).ceil() as u64 })
-        .filter(|excess| excess.active > excess.share)
+        .map(|load| Excess { backend: load.backend, active: load.active, even: share(load) })
+        .filter(|excess| excess.count() > 0)
         .collect();
     excess.sort_by_key(|excess| (std::cmp::Reverse(excess.count()), excess.backend));
     (next, excess)

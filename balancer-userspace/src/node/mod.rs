@@ -4,6 +4,7 @@ mod check;
 mod connections;
 mod explain;
 mod liveness;
+mod rebalance;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use crate::{
     },
     datapath::{self, Access, Maps, Pins, Removal},
     model::Frontend,
-    view::{CheckReport, Connection, DetachReport, Explanation, Snapshot},
+    view::{CheckReport, Connection, DetachReport, Explanation, MovedView, PlanView, Snapshot},
 };
 
 /// This machine.
@@ -51,6 +52,20 @@ impl Node for ThisNode {
 
     fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
         Ok(check::check(&Pins::new(pins), probe))
+    }
+
+    fn rebalance_plan(
+        &self,
+        pins: &Path,
+        snapshot: &Snapshot,
+        services: &[u32],
+    ) -> Result<Vec<PlanView>, Failure> {
+        rebalance::plan(&open(pins)?, snapshot, services)
+    }
+
+    fn rebalance_now(&self, pins: &Path, _: &Snapshot, service: u32, max: u32) -> Result<MovedView, Failure> {
+        let maps = Maps::open(&Pins::new(pins), Access::Write).map_err(failure)?;
+        rebalance::now(&maps, service, max)
     }
 
     fn probe(&self, pins: &Path) -> Result<String, Failure> {

@@ -70,8 +70,8 @@ fn row(
     }
 }
 
-/// The first holder stands for all: it is the one that called connect(), if that still holds the socket.
-fn process(holders: &[Process]) -> Option<view::Process> {
+/// The holders of a socket in one row. The first stands for all: it is the one that called connect(), if that still holds the socket.
+pub fn process(holders: &[Process]) -> Option<view::Process> {
     let (first, others) = holders.split_first()?;
     Some(view::Process {
         pid: first.pid,

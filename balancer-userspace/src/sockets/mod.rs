@@ -40,7 +40,7 @@ mod walk;
 
 pub(crate) use cgroup::Hierarchy;
 pub use cgroup::{PodRef, pod_of_path};
-pub use connections::connections;
+pub use connections::{connections, process};
 pub use diag::{Destroyed, Diag, Transport};
 pub use error::SocketsError;
 pub use listing::{Channels, Listing, active_by_backend, live_sockets};
