@@ -16,9 +16,10 @@ const PAUSE_US: u64 = 4_900;
 fn one_of_five_that_refuses_costs_five_connects_at_most() {
     let mut world = World::new(5, &[]);
     world.endpoints(&[0, 1, 2, 3, 4], &[]);
+    let mut servers = std::mem::take(&mut world.servers);
     let mut agent = world.agent();
     let client = world.client.client().unwrap();
-    world.servers[2].refuse().unwrap();
+    servers[2].refuse().unwrap();
     let first = client.run(LoopPlan::tcp(vip(), Until::Millis(1_000)).pause_us(PAUSE_US)).unwrap();
     assert!(first.failed() <= 5, "{first:?}");
     assert!(first.failed() >= 1, "nothing was found out: {first:?}");
@@ -32,15 +33,16 @@ fn one_of_five_that_refuses_costs_five_connects_at_most() {
 fn what_is_well_again_comes_back_by_itself() {
     let mut world = World::new(2, &[]);
     world.endpoints(&[0, 1], &[]);
+    let mut servers = std::mem::take(&mut world.servers);
     let agent = world.agent();
     let client = world.client.client().unwrap();
-    world.servers[0].refuse().unwrap();
+    servers[0].refuse().unwrap();
     client.run(LoopPlan::tcp(vip(), Until::Millis(2_500)).pause_us(PAUSE_US)).unwrap();
-    drop(std::mem::replace(&mut world.servers[0], world.pods[0].server(crate::PORT + 1).unwrap()));
-    world.servers[0] = world.pods[0].server(crate::PORT).unwrap();
+    drop(servers.remove(0));
+    servers.push(world.pods[0].server(crate::PORT).unwrap());
     let opened = |agent: &balancer_tests::agent::Agent<'_>| {
         let stats = agent.stats_of(vip()).unwrap();
-        stats.backend(world.pods[0].addresses().v4.into()).unwrap().established
+        stats.backend(world.pods[0].v4(crate::PORT).ip()).unwrap().established
     };
     let before = opened(&agent);
     let deadline = Instant::now() + Duration::from_secs(20);

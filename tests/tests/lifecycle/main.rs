@@ -72,10 +72,10 @@ impl World {
             .cluster_ips([vip().ip(), vip6().ip()])
             .named_port("tcp", Protocol::Tcp, 80)
             .named_port("udp", Protocol::Udp, 80);
-        let annotate = |service: balancer_tests::manifests::Service<'_>, (name, value): &(&str, &str)| {
+        let annotated = annotations.iter().fold(service, |service, (name, value)| {
             service.annotation(&format!("balancer.dev/{name}"), value)
-        };
-        annotations.iter().fold(service, annotate).write().unwrap();
+        });
+        annotated.write().unwrap();
     }
 
     /// Makes the first pods ready, those in `terminating` terminating, and all others no endpoints.
