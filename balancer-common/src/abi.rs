@@ -396,13 +396,18 @@ pub const HISTORY_STEP_NS: u64 = 10_000_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct BackendHistory {
     /// The number of the last sample, which is its time divided by [`HISTORY_STEP_NS`]; 0 before the first.
-    /// Sample `n` is at `n % HISTORY`.
+    /// Sample `n` is at `n % HISTORY`. No sample is numbered 0.
     pub last: u32,
     /// The number of the first sample of this backend.
     pub first: u32,
-    /// Open connections; those above 65,535 count as so many.
+    /// Open connections, [`MAX_SAMPLE`] where there were more; [`UNKNOWN_SAMPLE`] where nobody looked.
     pub samples: [u16; HISTORY],
 }
+
+/// The most connections that a sample of [`BackendHistory`] stands for: those above count as so many.
+pub const MAX_SAMPLE: u16 = UNKNOWN_SAMPLE - 1;
+/// What stands in [`BackendHistory::samples`] for a step in which no sample was taken: the agent was dead.
+pub const UNKNOWN_SAMPLE: u16 = u16::MAX;
 
 /// Why a connection was not moved. The numbers are indices of [`Lifecycle::refused`].
 #[repr(u32)]

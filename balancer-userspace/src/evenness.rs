@@ -61,6 +61,13 @@ impl Evenness {
             best_jain: jain(&spread(&weights, connections, Goal::Jain), &weights),
         })
     }
+
+    /// [`Self::max_over_mean`] alone, in linear time.
+    pub fn max_over_mean_of(loads: &[Load]) -> Option<f64> {
+        let weights: Vec<u64> = loads.iter().map(|load| u64::from(load.weight.max(1))).collect();
+        let actual: Vec<u64> = loads.iter().map(|load| load.connections).collect();
+        (actual.iter().sum::<u64>() > 0).then(|| max_over_mean(&actual, &weights))
+    }
 }
 
 fn max_over_mean(loads: &[u64], weights: &[u64]) -> f64 {

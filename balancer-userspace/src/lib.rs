@@ -12,6 +12,7 @@ pub mod exclusion;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod handshake;
+pub mod history;
 pub mod http;
 pub mod lifecycle;
 pub mod logging;

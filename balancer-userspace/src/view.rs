@@ -5,10 +5,16 @@
 pub mod check;
 pub mod connection;
 pub mod explanation;
+pub mod health;
+pub mod lifecycle;
+pub mod rebalance;
 
 pub use check::{CheckItem, CheckReport, DetachReport, Outcome};
 pub use connection::{BackendGone, Connection, Process};
 pub use explanation::{Candidate, Choice, ExplainedService, Explanation, PassCause, Verdict};
+pub use health::{Condition, HealthView};
+pub use lifecycle::{Activity, Drain, LifecycleView, Trust};
+pub use rebalance::{MovedView, OfferView, Overfull, PlanView};
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,6 +22,7 @@ use balancer_common::abi::{Algorithm, BackendState, BackendStats, Mode, PassReas
 
 use crate::{
     evenness::{Evenness, Load},
+    history::{History, STEP_SECONDS},
     model::{Family, Protocol},
 };
 
@@ -131,6 +138,8 @@ pub struct ServiceView {
     pub passes: [u64; PassReason::ALL.len()],
     /// Unconnected UDP sockets that talked to too many Services and forgot this one.
     pub flow_evictions: u64,
+    /// What is done with connections that are open already.
+    pub lifecycle: LifecycleView,
     /// Sorted by address and port. Removed ones stand here for as long as sockets are open to them.
     pub backends: Vec<BackendView>,
 }
@@ -154,7 +163,14 @@ pub struct BackendView {
     pub zone: Arc<str>,
     /// Its counters, all read within microseconds.
     pub stats: BackendStats,
+    /// What the outcomes of connects say of it.
+    pub health: HealthView,
+    /// Its open connections over the last minutes.
+    pub history: History,
 }
+
+/// Samples of [`History`] in a minute.
+const MINUTE: usize = (60 / STEP_SECONDS) as usize;
 
 impl ServiceView {
     /// Sockets open to any of its backends, removed ones included.
@@ -164,10 +180,30 @@ impl ServiceView {
 
     /// How evenly open sockets are spread over the backends that may be chosen.
     pub fn evenness(&self) -> Option<Evenness> {
+        Evenness::of(&self.loads())
+    }
+
+    /// [`Evenness::max_over_mean`], where there are several backends to spread connections over.
+    pub fn max_over_mean(&self) -> Option<f64> {
+        let loads = self.loads();
+        if loads.len() > 1 { Evenness::max_over_mean_of(&loads) } else { None }
+    }
+
+    fn loads(&self) -> Vec<Load> {
         let usable = self.backends.iter().filter(|backend| backend.state.is_usable());
-        let loads: Vec<Load> = usable
-            .map(|backend| Load { connections: backend.stats.active, weight: backend.weight })
-            .collect();
+        usable.map(|backend| Load { connections: backend.stats.active, weight: backend.weight }).collect()
+    }
+
+    /// How evenly the backends that may be chosen now were loaded a minute before the last sample; those
+    /// that are newer had nothing. `None` where that is not known, or there was nothing.
+    pub fn evenness_a_minute_ago(&self) -> Option<Evenness> {
+        let mut loads = Vec::new();
+        for backend in self.backends.iter().filter(|backend| backend.state.is_usable()) {
+            let samples = backend.history.samples();
+            let then = samples.len().checked_sub(1 + MINUTE);
+            let connections = then.map_or(Some(0), |index| samples[index])?;
+            loads.push(Load { connections: connections.into(), weight: backend.weight });
+        }
         Evenness::of(&loads)
     }
 }

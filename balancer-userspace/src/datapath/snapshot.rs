@@ -9,8 +9,11 @@ use balancer_common::abi::{
 
 use super::{Access, DatapathError, Maps, Pins, boot_ns, from_text, text::backend_names};
 use crate::{
+    history::History,
     model::{Family, Protocol},
-    view::{AgentView, BackendView, Lease, Liveness, MapFill, ServiceView, Snapshot},
+    view::{
+        AgentView, BackendView, HealthView, Lease, LifecycleView, Liveness, MapFill, ServiceView, Snapshot,
+    },
 };
 
 /// Reads the maps that are pinned under `pins`.
@@ -25,13 +28,15 @@ pub fn read_snapshot(pins: &Path) -> Result<Snapshot, DatapathError> {
 
 /// Reads `maps`, which are pinned under `pins`.
 pub fn snapshot(pins: &Pins, maps: &Maps) -> Result<Snapshot, DatapathError> {
+    let now_ns = boot_ns();
     let mut used = [0_u64; 3];
     let mut backends: BTreeMap<u32, Vec<BackendView>> = BTreeMap::new();
     for (id, backend) in maps.backends.iter().skip(FIRST_BACKEND as usize) {
         let state = BackendState::from_u16(backend.state);
         if state != BackendState::Free {
             used[0] += 1;
-            backends.entry(backend.service).or_default().push(backend_view(maps, id, &backend, state)?);
+            let view = backend_view(maps, id, &backend, now_ns)?;
+            backends.entry(backend.service).or_default().push(view);
         }
     }
     let mut services = Vec::new();
@@ -41,7 +46,7 @@ pub fn snapshot(pins: &Pins, maps: &Maps) -> Result<Snapshot, DatapathError> {
         used[2] += u64::from(service.slots.len().next_power_of_two());
         let mut backends = backends.remove(&id).unwrap_or_default();
         backends.sort_by_key(|backend| backend.addr);
-        services.extend(service_view(maps, id, &service, &meta, backends));
+        services.extend(service_view(maps, id, &service, &meta, backends, now_ns));
     }
     services.sort_by(|a, b| {
         (&a.namespace, &a.name, &a.port_name, a.protocol, a.family).cmp(&(
@@ -65,22 +70,21 @@ fn fill(name: &'static str, used: u64, capacity: u32, flag: &'static str) -> Map
     MapFill { name, used, capacity: u64::from(capacity), flag }
 }
 
-fn backend_view(
-    maps: &Maps,
-    id: u32,
-    backend: &Backend,
-    state: BackendState,
-) -> Result<BackendView, DatapathError> {
+fn backend_view(maps: &Maps, id: u32, backend: &Backend, now_ns: u64) -> Result<BackendView, DatapathError> {
+    let slow_start_ms = maps.services.get(backend.service).map_or(0, |service| service.slow_start_ms);
+    let health = maps.backend_health.get(id).unwrap_or_default();
     let [pod, node, zone] = maps.backend_meta(id)?.map(|meta| backend_names(&meta)).unwrap_or_default();
     Ok(BackendView {
         id,
         addr: SocketAddr::new(backend.addr.into(), backend.port.to_host()),
-        state,
+        state: BackendState::from_u16(backend.state),
         weight: backend.weight,
         pod: pod.into(),
         node: node.into(),
         zone: zone.into(),
         stats: maps.backend_stats.get(id).unwrap_or_default(),
+        health: HealthView::of(&health, slow_start_ms, now_ns),
+        history: History { ring: maps.backend_history.get(id).unwrap_or_default(), now_ns },
     })
 }
 
@@ -90,6 +94,7 @@ fn service_view(
     service: &Service,
     meta: &ServiceMeta,
     backends: Vec<BackendView>,
+    now_ns: u64,
 ) -> Option<ServiceView> {
     let text = |bytes: &[u8]| -> Arc<str> { from_text(bytes).into() };
     let stats = maps.service_stats.get(id).unwrap_or_default();
@@ -111,6 +116,7 @@ fn service_view(
         picks: PickReason::ALL.map(|reason| stats.picks[reason as usize]),
         passes: PassReason::ALL.map(|reason| stats.passes[reason as usize]),
         flow_evictions: stats.flow_evictions,
+        lifecycle: LifecycleView::of(service, &maps.lifecycle.get(id).unwrap_or_default(), now_ns),
         backends,
     })
 }

@@ -1,0 +1,201 @@
+//! What is done with connections of a Service that are open already.
+
+use std::time::Duration;
+
+use balancer_common::abi::{
+    Lifecycle, Rebalance, Refusal, SERVICE_DRAIN, SERVICE_FORCED, SERVICE_TRUSTED, Service, Stop,
+};
+
+use super::ServiceView;
+
+/// How many offers must have been harmless, and none harmful, before the first connection is moved.
+pub const CLEAN_RECORD: u64 = 200;
+/// Connections are moved while the fullest backend has more than this many times the mean.
+pub const UNEVEN: f64 = 1.2;
+/// And as many connections as this above its even share.
+pub const EXCESS: f64 = 2.0;
+
+/// What is asked for, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LifecycleView {
+    /// Whether connections are moved to even out.
+    pub mode: Rebalance,
+    /// What it takes to move one.
+    pub trust: Trust,
+    /// Whether connections are moved away from terminating backends.
+    pub drain: Drain,
+    /// How long a connection must be quiet, as configured.
+    pub configured_quiet: Duration,
+    /// How long it must be now, learned silences included.
+    pub quiet: Duration,
+    /// How old it must be.
+    pub min_age: Duration,
+    /// How many may be moved in ten seconds, in percent of those that are open.
+    pub budget_percent: u16,
+    /// Connections of which it was noted what would have come of moving them.
+    pub offered: u64,
+    /// Of these, those that no move would have harmed.
+    pub harmless: u64,
+    /// Of these, those that a move would have cut off.
+    pub harmful: u64,
+    /// Connections that were moved to even out.
+    pub moved: u64,
+    /// Of these, those whose process had connected anew within ten seconds.
+    pub reconnected: u64,
+    /// Of these, those whose process had not.
+    pub lost: u64,
+    /// Connections that were moved away from terminating backends.
+    pub drained: u64,
+    /// Sockets to backends that are gone that were closed.
+    pub destroyed: u64,
+    /// Attempts that moved nothing, by [`Refusal`] as index.
+    pub refused: [u64; Refusal::ALL.len()],
+    /// How often a server spoke first after a silence.
+    pub pushes: u64,
+    /// The longest silence of the last ten minutes that a server broke.
+    pub longest_push: Duration,
+    /// Why moving was stopped, and how long ago; `None` if it was not.
+    pub stopped: Option<(Stop, Duration)>,
+    /// Time since the set of endpoints changed; `None` if it did not since the Service was first seen.
+    pub endpoints_changed: Option<Duration>,
+    /// [`Self::moved`] since then.
+    pub moved_since_change: u64,
+}
+
+/// What it takes to move a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// A clean record of offers ([`CLEAN_RECORD`]).
+    #[default]
+    Record,
+    /// Nothing more than that it looks idle.
+    Immediate,
+    /// Not even that servers wait to be asked.
+    Forced,
+}
+
+impl Trust {
+    /// The name that tables and documents use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Immediate => "immediate",
+            Self::Forced => "forced",
+        }
+    }
+}
+
+/// Whether connections are moved away from terminating backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drain {
+    /// They stay.
+    #[default]
+    Off,
+    /// They are.
+    On,
+}
+
+/// What is going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing is moved to even out.
+    Off,
+    /// It is watched what moving would do: that is all that is asked for, or the record is not clean yet.
+    Watching,
+    /// Connections are moved.
+    Moving,
+    /// There is nothing to even out.
+    Even,
+    /// Something went wrong, and nothing is moved any more.
+    Stopped,
+}
+
+impl Activity {
+    /// The name that tables and documents use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Watching => "watching",
+            Self::Moving => "moving",
+            Self::Even => "even",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl LifecycleView {
+    /// As of `now_ns`.
+    pub fn of(service: &Service, lifecycle: &Lifecycle, now_ns: u64) -> Self {
+        let since = |then: u64| Duration::from_nanos(now_ns.saturating_sub(then));
+        let ms = |ms: u32| Duration::from_millis(ms.into());
+        let is_set = |flag: u32| service.flags & flag != 0;
+        let trust = match (is_set(SERVICE_FORCED), is_set(SERVICE_TRUSTED)) {
+            (true, _) => Trust::Forced,
+            (false, true) => Trust::Immediate,
+            (false, false) => Trust::Record,
+        };
+        let stop = Stop::from_u32(lifecycle.stop);
+        let changed = lifecycle.endpoints_changed_ns;
+        Self {
+            mode: Rebalance::from_u16(service.rebalance),
+            trust,
+            drain: if is_set(SERVICE_DRAIN) { Drain::On } else { Drain::Off },
+            configured_quiet: ms(service.quiet_ms),
+            quiet: ms(service.quiet_ms.max(lifecycle.quiet_ms)),
+            min_age: ms(service.min_age_ms),
+            budget_percent: service.budget_percent,
+            offered: lifecycle.offered,
+            harmless: lifecycle.harmless,
+            harmful: lifecycle.harmful,
+            moved: lifecycle.moved,
+            reconnected: lifecycle.reconnected,
+            lost: lifecycle.lost,
+            drained: lifecycle.drained,
+            destroyed: lifecycle.destroyed,
+            refused: Refusal::ALL.map(|refusal| lifecycle.refused[refusal as usize]),
+            pushes: lifecycle.pushes,
+            longest_push: ms(lifecycle.longest_push_ms),
+            stopped: (stop != Stop::None).then(|| (stop, since(lifecycle.stopped_ns))),
+            endpoints_changed: (changed != 0).then(|| since(changed)),
+            moved_since_change: lifecycle.moved.saturating_sub(lifecycle.moved_before),
+        }
+    }
+
+    /// Whether connections are moved for any reason, or watched.
+    pub fn is_on(&self) -> bool {
+        self.mode != Rebalance::Off || self.drain == Drain::On
+    }
+
+    /// Whether enough offers were harmless, and none was harmful.
+    pub const fn is_earned(&self) -> bool {
+        self.harmless >= CLEAN_RECORD && self.harmful == 0
+    }
+}
+
+impl ServiceView {
+    /// What goes on with its open connections.
+    pub fn activity(&self) -> Activity {
+        let lifecycle = &self.lifecycle;
+        match lifecycle.mode {
+            Rebalance::Off => Activity::Off,
+            _ if lifecycle.stopped.is_some() => Activity::Stopped,
+            Rebalance::DryRun => Activity::Watching,
+            Rebalance::Idle if lifecycle.trust == Trust::Record && !lifecycle.is_earned() => {
+                Activity::Watching
+            }
+            Rebalance::Idle if self.is_even() => Activity::Even,
+            Rebalance::Idle => Activity::Moving,
+        }
+    }
+
+    /// Whether there is nothing to be won by moving connections.
+    fn is_even(&self) -> bool {
+        let Some(even) = self.evenness() else { return true };
+        let usable = || self.backends.iter().filter(|backend| backend.state.is_usable());
+        let capacity: u64 = usable().map(|backend| u64::from(backend.weight.max(1))).sum();
+        let share = |weight: u32| even.connections as f64 * f64::from(weight.max(1)) / capacity as f64;
+        let excess = |active: u64, weight: u32| active as f64 - share(weight);
+        even.max_over_mean <= UNEVEN
+            || usable().all(|backend| excess(backend.stats.active, backend.weight) < EXCESS)
+    }
+}
