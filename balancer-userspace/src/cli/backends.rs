@@ -6,6 +6,7 @@ use super::{
     columns::{self, Column, service_label},
     context::Context,
     exit::{Exit, Failure},
+    lifecycle,
     output::{Document, Format, FormatArgs, Kind, service::BackendItem},
     select::Scope,
     table::{Align, Cell, Table},
@@ -84,10 +85,17 @@ pub fn run(args: &BackendsArgs, context: &mut Context<'_>) -> Result<Exit, Failu
     }
     let columns = if format == Format::Wide { WIDE } else { NARROW };
     let mut titles = vec![("SERVICE", Align::Left)];
+    let rebalances = backends.iter().any(|(service, _)| service.lifecycle.is_on());
+    if rebalances {
+        titles.push(("REBALANCE", Align::Left));
+    }
     titles.extend(columns.iter().map(|(title, align, _)| (*title, *align)));
     let mut table = Table::new(titles);
     for (service, backend) in backends {
         let mut row = vec![Cell::new(service_label(service))];
+        if rebalances {
+            row.push(lifecycle::mode_cell(&service.lifecycle));
+        }
         row.extend(columns.iter().map(|(_, _, cell)| cell(backend)));
         table.push(row);
     }

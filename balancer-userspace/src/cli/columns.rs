@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     handshake::{Quantile, quantile},
-    view::{BackendView, ServiceView},
+    view::{BackendView, Condition, ServiceView},
 };
 
 /// A title, a side and how to fill a cell.
@@ -21,12 +21,14 @@ pub const POD: Column = ("POD", Align::Left, |backend| Cell::new(&backend.pod));
 pub const NODE: Column = ("NODE", Align::Left, |backend| Cell::new(&backend.node));
 pub const ZONE: Column = ("ZONE", Align::Left, |backend| Cell::new(&backend.zone));
 pub const STATE: Column = ("STATE", Align::Left, |backend| {
-    let ink = match backend.state {
-        BackendState::Ready => Ink::Good,
-        BackendState::Terminating | BackendState::Draining => Ink::Warn,
-        BackendState::Removed | BackendState::Unused | BackendState::Free => Ink::Dim,
+    let ink = match (backend.state, backend.health.condition) {
+        (BackendState::Ready | BackendState::Terminating, Condition::Ejected(_)) => Ink::Bad,
+        (BackendState::Ready, Condition::Avoided(_) | Condition::Trial(_)) => Ink::Warn,
+        (BackendState::Ready, Condition::Ok | Condition::Ramping(_)) => Ink::Good,
+        (BackendState::Terminating | BackendState::Draining, _) => Ink::Warn,
+        (BackendState::Removed | BackendState::Unused | BackendState::Free, _) => Ink::Dim,
     };
-    Cell::inked(state_name(backend.state), ink)
+    Cell::inked(state_text(backend), ink)
 });
 pub const WEIGHT: Column = ("WEIGHT", Align::Right, |backend| Cell::number(backend.weight.into()));
 pub const ACTIVE: Column = ("ACTIVE", Align::Right, |backend| Cell::number(backend.stats.active));
@@ -49,6 +51,23 @@ pub const BYTES_OUT: Column =
     ("OUT", Align::Right, |backend| Cell::new(text::bytes(backend.stats.bytes_out)));
 pub const RETRANSMITS: Column =
     ("RETRANSMITS", Align::Right, |backend| Cell::number(backend.stats.retransmits));
+
+/// `ready`, `ejected 12s`, `terminating, ejected 12s`, `draining`. How a backend is that is not chosen anyway is
+/// nobody's concern.
+fn state_text(backend: &BackendView) -> String {
+    let state = state_name(backend.state);
+    let condition = backend.health.condition;
+    let health = match condition {
+        Condition::Ok => return state.to_owned(),
+        Condition::Ejected(left) if !left.is_zero() => format!("ejected {}", text::duration(left)),
+        _ => condition.name().to_owned(),
+    };
+    match backend.state {
+        BackendState::Ready => health,
+        BackendState::Terminating => format!("{state}, {health}"),
+        _ => state.to_owned(),
+    }
+}
 
 fn quantile_cell(backend: &BackendView, q: f64) -> Cell {
     match quantile(&backend.stats.handshakes, q) {

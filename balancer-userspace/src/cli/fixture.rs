@@ -2,15 +2,21 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use balancer_common::abi::{Algorithm, BackendState, BackendStats, handshake_bucket};
+use balancer_common::abi::{
+    Algorithm, BackendHistory, BackendState, BackendStats, HISTORY_STEP_NS, Rebalance, Refusal, Stop,
+    handshake_bucket,
+};
 
 use super::node::SelfProbe;
 use crate::{
+    evenness::{Evenness, Load},
+    history::{self, History},
     model::{Family, Frontend, Protocol},
     view::{
-        AgentView, BackendGone, BackendView, Candidate, CheckItem, CheckReport, Choice, Connection,
-        DetachReport, ExplainedService, Explanation, Lease, Liveness, MapFill, Outcome, PassCause, Process,
-        ServiceView, Snapshot, Verdict,
+        AgentView, BackendGone, BackendView, Candidate, CheckItem, CheckReport, Choice, Condition,
+        Connection, DetachReport, Drain, ExplainedService, Explanation, HealthView, Lease, LifecycleView,
+        Liveness, MapFill, OfferView, Outcome, Overfull, PassCause, PlanView, Process, ServiceView, Snapshot,
+        Trust, Verdict,
     },
 };
 
@@ -61,7 +67,22 @@ pub fn backend(id: u32, last: u8, active: u64) -> BackendView {
             handshakes,
             ..BackendStats::default()
         },
+        health: HealthView::default(),
+        history: History::default(),
     }
+}
+
+/// A history of `samples`, the last of which is of now.
+pub fn history(samples: &[Option<u64>]) -> History {
+    let mut ring = BackendHistory::default();
+    let mut now_ns = 100 * HISTORY_STEP_NS;
+    for sample in samples {
+        now_ns += HISTORY_STEP_NS;
+        if let Some(active) = sample {
+            history::sample(&mut ring, now_ns, *active);
+        }
+    }
+    History { ring, now_ns }
 }
 
 /// A Service port without backends.
@@ -82,8 +103,73 @@ pub fn service(id: u32, namespace: &str, name: &str, port_name: &str, frontend: 
         picks: [0; 6],
         passes: [0; 6],
         flow_evictions: 0,
+        lifecycle: LifecycleView::default(),
         backends: Vec::new(),
     }
+}
+
+/// Connections are moved, and drained; one push has raised the time that they must be quiet.
+fn lifecycle() -> LifecycleView {
+    let mut refused = [0; Refusal::ALL.len()];
+    refused[Refusal::Busy as usize] = 310;
+    refused[Refusal::Young as usize] = 12;
+    refused[Refusal::Running as usize] = 40;
+    LifecycleView {
+        mode: Rebalance::Idle,
+        trust: Trust::Record,
+        drain: Drain::On,
+        configured_quiet: Duration::from_secs(2),
+        quiet: Duration::from_millis(4_600),
+        min_age: Duration::from_secs(60),
+        budget_percent: 5,
+        offered: 260,
+        harmless: 250,
+        harmful: 0,
+        moved: 30,
+        reconnected: 28,
+        lost: 1,
+        drained: 2,
+        destroyed: 0,
+        refused,
+        pushes: 1,
+        longest_push: Duration::from_millis(2_300),
+        stopped: None,
+        endpoints_changed: Some(Duration::from_secs(184)),
+        moved_since_change: 27,
+    }
+}
+
+/// What would be moved from one backend of each of `services`.
+pub fn plans(services: &[u32]) -> Vec<PlanView> {
+    let backend = SocketAddr::from(([10, 244, 0, 5], 8080));
+    let load = |connections| Load { connections, weight: 1 };
+    let offer = |verdict| OfferView {
+        process: Some(Process {
+            pid: 1234,
+            comm: "curl".into(),
+            pod: Some("shop/cart-0".into()),
+            cgroup: "/kubepods.slice/pod1/abc".into(),
+            sharers: 0,
+        }),
+        local: Some(SocketAddr::from(([10, 244, 0, 77], 40_000))),
+        backend,
+        idle: Some(Duration::from_secs(8)),
+        age: Some(Duration::from_secs(7300)),
+        verdict,
+    };
+    let plan = |service| PlanView {
+        service,
+        from: vec![Overfull { backend, active: 10, share: 20.0 / 3.0, excess: 3 }],
+        moves: u32::from(service != 4),
+        now: Evenness::of(&[load(10), load(5), load(5)]),
+        after: Evenness::of(&[load(9), load(6), load(5)]),
+        offers: vec![
+            offer(Ok(())),
+            OfferView { process: None, local: None, ..offer(Err(Refusal::Unreachable)) },
+        ],
+        why_not: (service == 4).then(|| "an offer would have cut off an answer".into()),
+    };
+    services.iter().copied().map(plan).collect()
 }
 
 /// A node with four Service ports: one busy, one for UDP, one without backends, one in another namespace.
@@ -107,14 +193,34 @@ pub fn snapshot() -> Snapshot {
     web.affinity = Some(Duration::from_secs(10_800));
     web.picks = [40, 0, 7, 1, 0, 0];
     web.passes = [2, 0, 0, 0, 0, 0];
+    web.lifecycle = lifecycle();
+    let seconds = Duration::from_secs;
+    let ejected = HealthView { condition: Condition::Ejected(seconds(12)), ejections: 2, trials: 1 };
+    let ramping = HealthView { condition: Condition::Ramping(seconds(9)), ..HealthView::default() };
+    let filled = |samples: std::ops::Range<u64>| history(&samples.map(Some).collect::<Vec<_>>());
     web.backends = vec![
-        backend(1, 5, 4),
-        BackendView { weight: 2, ..backend(2, 6, 7) },
-        BackendView { node: "node-b".into(), zone: "zone-2".into(), ..backend(3, 7, 4) },
+        BackendView { history: filled(7..19), ..backend(1, 5, 4) },
+        BackendView { weight: 2, health: ejected, history: filled(0..12), ..backend(2, 6, 7) },
+        BackendView {
+            node: "node-b".into(),
+            zone: "zone-2".into(),
+            health: ramping,
+            history: history(&[Some(0), None, None, Some(4)]),
+            ..backend(3, 7, 4)
+        },
         BackendView { state: BackendState::Removed, pod: "".into(), ..backend(4, 8, 1) },
     ];
     let mut api = service(4, "shop", "api", "grpc", "[fd00:96::1]:443");
     api.algorithm = Algorithm::SourceHash;
+    api.lifecycle = LifecycleView {
+        mode: Rebalance::DryRun,
+        quiet: Duration::from_secs(2),
+        configured_quiet: Duration::from_secs(2),
+        offered: 5,
+        harmful: 1,
+        stopped: Some((Stop::Harm, Duration::from_secs(180))),
+        ..LifecycleView::default()
+    };
     api.backends = vec![BackendView {
         addr: "[fd00::5]:8443".parse().expect("an address"),
         state: BackendState::Terminating,

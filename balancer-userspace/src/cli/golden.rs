@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use balancer_common::abi::Refusal;
+
 use super::{
     Streams,
     agent::AgentArgs,
@@ -13,8 +15,12 @@ use super::{
 };
 use crate::{
     model::Frontend,
-    view::{CheckReport, Connection, DetachReport, Explanation, Lease, Liveness, Snapshot},
+    view::{
+        CheckReport, Connection, DetachReport, Explanation, Lease, Liveness, MovedView, PlanView, Snapshot,
+    },
 };
+
+mod rebalance;
 
 /// A node whose maps hold [`fixture::snapshot`].
 struct Fake(Snapshot);
@@ -36,6 +42,18 @@ impl Node for Fake {
     }
     fn explain(&self, _: &Path, _: &Snapshot, dialled: &[Frontend]) -> Result<Vec<Explanation>, Failure> {
         Ok(dialled.iter().map(|frontend| fixture::explanation(*frontend)).collect())
+    }
+    fn rebalance_plan(&self, _: &Path, _: &Snapshot, services: &[u32]) -> Result<Vec<PlanView>, Failure> {
+        Ok(fixture::plans(services))
+    }
+    /// Moves all that is asked for, but no more than three, and refuses one.
+    fn rebalance_now(&self, _: &Path, _: &Snapshot, service: u32, max: u32) -> Result<MovedView, Failure> {
+        match service {
+            77 => Err(Failure::problem("the agent is not running: start it, for it keeps the record")),
+            _ => {
+                Ok(MovedView { moved: max.min(3), refused: [(Refusal::Busy, 2), (Refusal::Young, 1)].into() })
+            }
+        }
     }
     fn check(&self, _: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
         Ok(fixture::check(probe))
@@ -327,7 +345,17 @@ fn yaml_says_what_json_says() {
     {
         service.problem = Some(text.to_owned());
     }
-    for line in ["stats -A", "services -A", "connections", "explain web", "check", "detach --dry-run"] {
+    for line in [
+        "stats -A",
+        "services -A",
+        "connections",
+        "explain web",
+        "rebalance status -A",
+        "rebalance plan web",
+        "rebalance now web --max 2",
+        "check",
+        "detach --dry-run",
+    ] {
         let (_, json, _) = on(snapshot.clone(), &format!("{line} -o json"));
         let (_, yaml, _) = on(snapshot.clone(), &format!("{line} -o yaml"));
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -355,9 +383,18 @@ fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String
 fn every_field_of_every_document_is_documented() {
     let manual = include_str!("../../../docs/output.md");
     let mut fields = std::collections::BTreeSet::new();
-    for line in
-        ["stats -A", "services -A", "backends -A", "connections", "explain web", "check", "detach --dry-run"]
-    {
+    for line in [
+        "stats -A",
+        "services -A",
+        "backends -A",
+        "connections",
+        "explain web",
+        "rebalance status -A",
+        "rebalance plan web",
+        "rebalance now web --max 2",
+        "check",
+        "detach --dry-run",
+    ] {
         let (_, stdout, _) = on(fixture::snapshot(), &format!("{line} -o json"));
         let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         let kind = document["kind"].as_str().unwrap();

@@ -91,7 +91,9 @@ fn every_flag_of_the_agent_stands_in_its_manual_with_variable_and_default() {
 #[test]
 fn flags_and_variables_that_the_manual_names_exist() {
     let command = command();
-    let all: Vec<&clap::Command> = std::iter::once(&command).chain(command.get_subcommands()).collect();
+    let nested = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+    let all: Vec<&clap::Command> =
+        std::iter::once(&command).chain(command.get_subcommands()).chain(nested).collect();
     let arguments = || all.iter().flat_map(|command| command.get_arguments());
     let flags: BTreeSet<&str> = arguments().filter_map(Arg::get_long).collect();
     let variables: BTreeSet<&str> =

@@ -18,14 +18,19 @@ pub mod explain;
 pub(crate) mod fixture;
 #[cfg(test)]
 mod golden;
+mod lifecycle;
 pub mod man;
 #[cfg(test)]
 mod manual;
 pub mod nearest;
 pub mod node;
 pub mod output;
+mod plan;
+mod rates;
+pub mod rebalance;
 pub mod select;
 pub mod services;
+mod sparkline;
 pub mod stats;
 pub mod table;
 pub mod term;
@@ -86,6 +91,8 @@ pub enum Command {
     Connections(connections::ConnectionsArgs),
     /// Say what a connect from here to an address or a Service would do, and why
     Explain(explain::ExplainArgs),
+    /// Show whether open connections are moved to even out, say what would be moved, or move some
+    Rebalance(rebalance::RebalanceArgs),
     /// Check that all is right on this node: kernel, mounts, attachment, lease, tables and a real connect
     Check(check::CheckArgs),
     /// Remove all that is balancer's from this node; open connections live on
@@ -172,6 +179,7 @@ fn dispatch(command: Command, context: &mut Context<'_>) -> Result<Exit, Failure
         Command::Backends(args) => backends::run(&args, context),
         Command::Connections(args) => connections::run(&args, context),
         Command::Explain(args) => explain::run(&args, context),
+        Command::Rebalance(args) => rebalance::run(&args, context),
         Command::Check(args) => check::run(&args, context),
         Command::Detach(args) => detach::run(&args, context),
         Command::Probe => {

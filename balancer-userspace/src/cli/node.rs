@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{agent::AgentArgs, exit::Failure};
 use crate::{
     model::Frontend,
-    view::{CheckReport, Connection, DetachReport, Explanation, Snapshot},
+    view::{CheckReport, Connection, DetachReport, Explanation, MovedView, PlanView, Snapshot},
 };
 
 /// Everything that a command does outside of its own process, so that commands are tested without a kernel.
@@ -29,6 +29,23 @@ pub trait Node {
 
     /// Looks at all that must be right for connects to be balanced. What is wrong is in the report.
     fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure>;
+
+    /// Says which connections of each of `services`, by id, would be moved to even out, in their order.
+    fn rebalance_plan(
+        &self,
+        pins: &Path,
+        snapshot: &Snapshot,
+        services: &[u32],
+    ) -> Result<Vec<PlanView>, Failure>;
+
+    /// Moves connections of a Service port, by id, at most `max`.
+    fn rebalance_now(
+        &self,
+        pins: &Path,
+        snapshot: &Snapshot,
+        service: u32,
+        max: u32,
+    ) -> Result<MovedView, Failure>;
 
     /// Makes the self-probe's connects from this process and says in a word how they went; for `check`,
     /// which cannot move itself to another cgroup.

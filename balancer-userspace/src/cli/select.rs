@@ -33,6 +33,13 @@ pub struct Namespaces {
     all_namespaces: bool,
 }
 
+impl Namespaces {
+    /// The one that was named, if one was.
+    pub fn one(namespace: Option<String>) -> Self {
+        Self { namespace, all_namespaces: false }
+    }
+}
+
 /// A Service by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceQuery {
@@ -91,6 +98,11 @@ impl Scope {
     /// A scope from its parts.
     pub fn new(service: Option<ServiceQuery>, namespaces: Namespaces) -> Self {
         Self { service, namespaces }
+    }
+
+    /// Whether a Service was named.
+    pub fn names_a_service(&self) -> bool {
+        self.service.is_some()
     }
 
     /// The namespace that is meant; `None` for all.

@@ -5,6 +5,7 @@ use clap::Args;
 use super::{
     context::Context,
     exit::{Exit, Failure},
+    lifecycle,
     output::{
         Document, Format, FormatArgs, Kind,
         service::{BackendCounts, ServiceDoc},
@@ -49,9 +50,12 @@ pub fn run(args: &ServicesArgs, context: &mut Context<'_>) -> Result<Exit, Failu
         ("ADDRESS", Align::Left),
         ("ALGORITHM", Align::Left),
         ("AFFINITY", Align::Left),
-        ("BACKENDS", Align::Left),
-        ("ACTIVE", Align::Right),
     ];
+    let rebalances = selected.services.iter().any(|service| service.lifecycle.is_on());
+    if rebalances {
+        titles.push(("REBALANCE", Align::Left));
+    }
+    titles.extend([("BACKENDS", Align::Left), ("ACTIVE", Align::Right)]);
     if format == Format::Wide {
         titles.extend([("PASSED", Align::Right), ("REVISION", Align::Right)]);
     }
@@ -66,9 +70,11 @@ pub fn run(args: &ServicesArgs, context: &mut Context<'_>) -> Result<Exit, Failu
             Cell::new(service.frontend.to_string()),
             Cell::new(service.algorithm.name()),
             Cell::new(service.affinity.map_or_else(String::new, text::duration)),
-            backends_cell(service),
-            Cell::number(service.active()),
         ];
+        if rebalances {
+            row.push(lifecycle::mode_cell(&service.lifecycle));
+        }
+        row.extend([backends_cell(service), Cell::number(service.active())]);
         if format == Format::Wide {
             row.extend([
                 Cell::bad_unless_zero(service.passes.iter().sum()),
@@ -84,15 +90,14 @@ pub fn run(args: &ServicesArgs, context: &mut Context<'_>) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-/// `3 ready`, `3 ready, 1 removed`, `2 terminating`, `none`.
+/// `3 ready`, `3 ready, 1 draining`, `2 terminating`, `none`.
 fn backends_cell(service: &ServiceView) -> Cell {
     let counts = BackendCounts::of(service);
-    let parts: Vec<String> =
-        [(counts.ready, "ready"), (counts.terminating, "terminating"), (counts.removed, "removed")]
-            .into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, state)| format!("{count} {state}"))
-            .collect();
+    let parts: Vec<String> = counts
+        .by_state()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| format!("{count} {state}"))
+        .collect();
     let ink = match (counts.ready, counts.terminating) {
         (0, 0) => Ink::Bad,
         (0, _) => Ink::Warn,

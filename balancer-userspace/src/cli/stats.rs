@@ -1,20 +1,22 @@
 //! `balancer stats`: connections per backend, and how evenly they are spread.
 
-use std::{collections::HashMap, net::SocketAddr, time::Instant};
-
-use balancer_common::abi::{PassReason, PickReason};
+use balancer_common::abi::{HISTORY, PassReason, PickReason};
 use clap::Args;
 
 use super::{
     columns::{self, Column, service_label},
     context::{Context, warning_lines},
     exit::{Exit, Failure},
-    output::{Document, Format, FormatArgs, Kind, service::StatsDoc},
+    lifecycle,
+    output::{Document, Format, FormatArgs, Kind, stats::StatsDoc},
+    plan::measures,
+    rates::{Opened, Rates},
     select::Scope,
+    sparkline::Scale,
     table::{Align, Cell, Table},
-    term::{Ink, Palette, safe},
+    term::{Ink, Output, Palette, safe},
     text,
-    watch::{Frame, WatchArgs},
+    watch::{Frame, WatchArgs, screen_columns},
 };
 use crate::{
     evenness::Evenness,
@@ -88,7 +90,7 @@ pub fn run(args: &StatsArgs, context: &mut Context<'_>) -> Result<Exit, Failure>
         match frame {
             Frame::Single => context.warn(&snapshot),
             Frame::Watched { number, interval } => {
-                if number > 0 && context.stdout_kind() == super::term::Output::Other {
+                if number > 0 && context.stdout_kind() == Output::Other {
                     out.push('\n');
                 }
                 #[expect(clippy::disallowed_methods, reason = "shown to a person")]
@@ -114,7 +116,11 @@ pub fn run(args: &StatsArgs, context: &mut Context<'_>) -> Result<Exit, Failure>
             if index > 0 {
                 out.push('\n');
             }
-            block(&mut out, service, format, rates, context.palette());
+            let room = match context.stdout_kind() {
+                Output::Terminal => screen_columns(),
+                Output::Other => None,
+            };
+            block(&mut out, service, format, rates, room, context.palette());
         }
         before = Some(now);
         Ok(out)
@@ -128,15 +134,17 @@ fn block(
     service: &ServiceView,
     format: Format,
     rates: Option<Rates<'_>>,
+    room: Option<usize>,
     palette: Palette,
 ) {
     palette.paint(out, Ink::Bold, &safe(&service_label(service)));
     let sum = |value: fn(&BackendView) -> u64| service.backends.iter().map(value).sum::<u64>();
     out.push_str(&format!(
-        "  {} {}  {}  {} open, {} opened, {} failed\n",
+        "  {} {}  {}{}  {} open, {} opened, {} failed\n",
         service.protocol,
         service.frontend,
         service.algorithm.name(),
+        lifecycle::mode(&service.lifecycle).map_or_else(String::new, |mode| format!("  rebalance {mode}")),
         service.active(),
         sum(|backend| backend.stats.opened),
         sum(BackendView::failed),
@@ -144,10 +152,7 @@ fn block(
     if let Some(problem) = &service.problem {
         line(out, palette, Ink::Warn, &format!("problem: {}", safe(problem)));
     }
-    if let Some(even) = service.evenness().filter(|even| even.backends > 1) {
-        let ink = if is_best(&even) { Ink::Good } else { Ink::Plain };
-        line(out, palette, ink, &evenness_line(&even));
-    }
+    open_connections(out, service, palette);
     if format == Format::Wide {
         let picks = reasons(PickReason::ALL.map(PickReason::name), service.picks);
         line(out, palette, Ink::Plain, &format!("picked by: {}", picks.as_deref().unwrap_or("nothing yet")));
@@ -163,6 +168,32 @@ fn block(
         line(out, palette, Ink::Warn, "no backends: connects are passed through");
         return;
     }
+    let samples = if format == Format::Wide { HISTORY } else { RECENT };
+    let mut text = backends(service, format, rates, Scale::of(service, samples), palette);
+    // A line that wraps is worse than a column that is not there.
+    if room.is_some_and(|room| table_width(service, format, rates, samples) > room) {
+        text = backends(service, format, rates, None, palette);
+    }
+    out.push_str(&text);
+}
+
+/// How many samples the ordinary table shows: two minutes.
+const RECENT: usize = 12;
+
+/// How many characters the lines of the table of backends have at most.
+fn table_width(service: &ServiceView, format: Format, rates: Option<Rates<'_>>, samples: usize) -> usize {
+    let plain = backends(service, format, rates, Scale::of(service, samples), Palette::Plain);
+    plain.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+}
+
+/// The table of backends, with the last samples of each where there is a scale for them.
+fn backends(
+    service: &ServiceView,
+    format: Format,
+    rates: Option<Rates<'_>>,
+    scale: Option<Scale>,
+    palette: Palette,
+) -> String {
     let columns = if format == Format::Wide { WIDE } else { NARROW };
     let mut titles = Vec::new();
     // Where weights differ, connections can only be judged beside them.
@@ -172,6 +203,9 @@ fn block(
         columns.iter().filter(|(title, ..)| !(hide_weight && *title == columns::WEIGHT.0)).collect();
     for (title, align, _) in &columns {
         titles.push((*title, *align));
+        if *title == columns::ACTIVE.0 && scale.is_some() {
+            titles.push(("HISTORY", Align::Right));
+        }
         if *title == columns::OPENED.0 && rates.is_some() {
             titles.push(("OPENED/S", Align::Right));
         }
@@ -181,6 +215,9 @@ fn block(
         let mut row = Vec::new();
         for (title, _, cell) in &columns {
             row.push(cell(backend));
+            if let (true, Some(scale)) = (*title == columns::ACTIVE.0, scale) {
+                row.push(Cell::new(scale.draw(&backend.history.samples())));
+            }
             if let (true, Some(rates)) = (*title == columns::OPENED.0, rates) {
                 let rate = rates.of(service, backend);
                 row.push(Cell::new(rate.map_or_else(String::new, |rate| format!("{rate:.1}"))));
@@ -188,7 +225,30 @@ fn block(
         }
         table.push(row);
     }
-    table.render(out, palette, "  ");
+    let mut out = String::new();
+    table.render(&mut out, palette, "  ");
+    out
+}
+
+/// How evenly they are spread, how that went, and what was done about it.
+fn open_connections(out: &mut String, service: &ServiceView, palette: Palette) {
+    if let Some(even) = service.evenness().filter(|even| even.backends > 1) {
+        let ink = if is_best(&even) { Ink::Good } else { Ink::Plain };
+        line(out, palette, ink, &evenness_line(&even));
+        let max = |even: &Evenness| format!("{:.2}", even.max_over_mean);
+        let before = service.evenness_a_minute_ago().filter(|before| max(before) != max(&even));
+        if let Some(before) = before {
+            let text =
+                format!("max/mean of these backends: {} a minute ago, {} now", max(&before), max(&even));
+            line(out, palette, Ink::Plain, &text);
+        }
+    }
+    if let Some(moves) = lifecycle::moves(&service.lifecycle) {
+        line(out, palette, Ink::Plain, &moves);
+    }
+    if let Some(why) = lifecycle::stopped(&service.lifecycle) {
+        line(out, palette, Ink::Warn, &format!("no connection is moved any more: {why}"));
+    }
 }
 
 fn line(out: &mut String, palette: Palette, ink: Ink, text: &str) {
@@ -199,13 +259,10 @@ fn line(out: &mut String, palette: Palette, ink: Ink, text: &str) {
 
 fn evenness_line(even: &Evenness) -> String {
     format!(
-        "evenness of {} on {}: max/mean {:.2} (best possible {:.2}), Jain's index {:.3} (best possible {:.3})",
+        "evenness of {} on {}: {}",
         text::count(even.connections, "open connection", "open connections"),
         text::count(even.backends as u64, "backend", "backends"),
-        even.max_over_mean,
-        even.best_max_over_mean,
-        even.jain,
-        even.best_jain,
+        measures(even),
     )
 }
 
@@ -223,39 +280,4 @@ fn reasons<const N: usize>(names: [&str; N], counts: [u64; N]) -> Option<String>
         .map(|(name, count)| format!("{name} {count}"))
         .collect();
     (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// How many connections each backend had been sent at some instant.
-struct Opened {
-    at: Instant,
-    counts: HashMap<(u32, u32), (SocketAddr, u64)>,
-}
-
-impl Opened {
-    fn of(services: &[&ServiceView]) -> Self {
-        let counts = services
-            .iter()
-            .flat_map(|service| service.backends.iter().map(|backend| (service.id, backend)))
-            .map(|(service, backend)| ((service, backend.id), (backend.addr, backend.stats.opened)))
-            .collect();
-        Self { at: Instant::now(), counts }
-    }
-}
-
-/// Connections per second between two instants.
-#[derive(Clone, Copy)]
-struct Rates<'a> {
-    before: Option<&'a Opened>,
-    now: &'a Opened,
-}
-
-impl Rates<'_> {
-    /// `None` for a backend that is new: its id may have been another's before.
-    fn of(&self, service: &ServiceView, backend: &BackendView) -> Option<f64> {
-        let before = self.before?;
-        let (addr, opened) = *before.counts.get(&(service.id, backend.id))?;
-        let seconds = (self.now.at - before.at).as_secs_f64();
-        let more = backend.stats.opened.checked_sub(opened)?;
-        (addr == backend.addr && seconds > 0.0).then(|| more as f64 / seconds)
-    }
 }

@@ -65,6 +65,12 @@ fn screen_lines() -> Option<usize> {
     (size.ws_row > 1).then_some(size.ws_row.into())
 }
 
+/// The width of the terminal; `None` where it will not say.
+pub fn screen_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 1).then_some(size.ws_col.into())
+}
+
 /// Writes over the frame before, without a flicker. What does not fit on the screen is cut, and said to be.
 fn redraw(text: &str, number: u64, height: Option<usize>) -> String {
     let mut out = String::from(if number == 0 { "\x1b[2J\x1b[H" } else { "\x1b[H" });

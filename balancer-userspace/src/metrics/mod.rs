@@ -4,6 +4,8 @@
 //! backend that is gone; and [`AgentMetrics`], the instruments of the running agent.
 
 mod agent;
+mod encoder;
+mod lifecycle;
 mod series;
 mod snapshot;
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use balancer_common::abi::{BackendStats, HANDSHAKE_BUCKETS, PassReason, PickReason};
+use balancer_common::abi::{BackendStats, HANDSHAKE_BUCKETS, PassReason, PickReason, Rebalance, Refusal};
 
 use crate::{
     model::Protocol,
-    view::{BackendView, ServiceView, Snapshot},
+    view::{BackendView, Drain, HealthView, LifecycleView, ServiceView, Snapshot},
 };
 
 /// Labels in the order in which they are written.
@@ -28,6 +28,13 @@ const TCP_BACKEND: usize = 3 + HANDSHAKE_BUCKETS + 2;
 const ANY_SERVICE: usize = 2 + PickReason::ALL.len() + PassReason::ALL.len();
 /// Further series of a UDP Service port: flow evictions.
 const UDP_SERVICE: usize = 1;
+/// Further series of a Service port whose connections are moved, or watched: what was offered and what came of
+/// it, what was moved and what came of that, whether it was stopped, the quiet time and the reasons.
+const REBALANCED_SERVICE: usize = 3 + 3 + 2 + Refusal::ALL.len();
+/// Further series of a Service port with backends that went: drained and closed.
+const LEFT_SERVICE: usize = 2;
+/// Further series of a backend of which something is noted: ejections, trials and whether it is ejected.
+const NOTED_BACKEND: usize = 3;
 
 /// A Service port that is served.
 #[derive(Debug)]
@@ -40,6 +47,8 @@ pub struct ServiceSeries {
     pub protocol: Protocol,
     /// Backends that may be chosen.
     pub usable: u64,
+    /// The load of the fullest of these over the mean; `None` where there is nothing to spread.
+    pub max_over_mean: Option<f64>,
     /// Its backends, as far as they are served.
     pub backends: Vec<BackendSeries>,
 }
@@ -55,6 +64,8 @@ pub struct BackendSeries {
     pub usable: bool,
     /// Its counters.
     pub stats: BackendStats,
+    /// Its health; `None` where nothing was ever noted.
+    pub health: Option<HealthView>,
 }
 
 /// How many series a bound left out.
@@ -89,18 +100,22 @@ impl Selection {
                 }
                 let mut left_out = 0;
                 // Once something did not fit, nothing after it is taken: what is served does not depend on sizes.
-                full |= own_count(service.protocol) > room;
+                let own = own_count(service);
+                full |= own > room;
                 if full {
-                    left_out += own_count(service.protocol);
-                    left_out += distinct_backends(service) * backend_count(service.protocol);
+                    left_out += own + backend_counts(service);
                 } else {
                     let mut series = ServiceSeries::of(index, service);
-                    room -= own_count(service.protocol);
-                    let each = backend_count(service.protocol);
-                    let fitting = series.backends.len().min(room / each);
-                    room -= fitting * each;
+                    room -= own;
+                    let mut fitting = 0;
+                    for backend in &series.backends {
+                        let Some(rest) = room.checked_sub(backend.count()) else { break };
+                        room = rest;
+                        fitting += 1;
+                    }
                     full = fitting < series.backends.len();
-                    left_out += series.backends.drain(fitting..).count() * each;
+                    left_out +=
+                        series.backends.drain(fitting..).map(|backend| backend.count()).sum::<usize>();
                     selection.services.push(series);
                 }
                 let total =
@@ -119,31 +134,49 @@ fn is_dialled(service: &ServiceView) -> bool {
 }
 
 /// Series of a Service port without its backends.
-const fn own_count(protocol: Protocol) -> usize {
-    match protocol {
-        Protocol::Tcp => ANY_SERVICE,
-        Protocol::Udp => ANY_SERVICE + UDP_SERVICE,
-    }
-}
-
-/// Series of a backend.
-const fn backend_count(protocol: Protocol) -> usize {
-    match protocol {
-        Protocol::Tcp => ANY_BACKEND + TCP_BACKEND,
-        Protocol::Udp => ANY_BACKEND,
-    }
-}
-
-/// How many [`BackendSeries`] a Service port has, without making them: there may be 100,000.
-fn distinct_backends(service: &ServiceView) -> usize {
-    let is_twin = |index: usize, backend: &BackendView| {
-        let same_address =
-            service.backends[..index].iter().rev().take_while(|other| other.addr == backend.addr);
-        same_address
-            .into_iter()
-            .any(|other| other.pod == backend.pod && other.node == backend.node && other.zone == backend.zone)
+fn own_count(service: &ServiceView) -> usize {
+    let of_protocol = match service.protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => UDP_SERVICE,
     };
-    service.backends.iter().enumerate().filter(|(index, backend)| !is_twin(*index, backend)).count()
+    let rebalanced = if is_rebalanced(&service.lifecycle) { REBALANCED_SERVICE } else { 0 };
+    let left = if is_left(&service.lifecycle) { LEFT_SERVICE } else { 0 };
+    let spread = usize::from(service.max_over_mean().is_some());
+    ANY_SERVICE + of_protocol + rebalanced + left + spread
+}
+
+/// Whether connections are moved to even out, or were, or that is watched.
+pub fn is_rebalanced(lifecycle: &LifecycleView) -> bool {
+    lifecycle.mode != Rebalance::Off || lifecycle.offered + lifecycle.moved > 0
+}
+
+/// Whether connections are moved away from backends that go, or something was done about such.
+pub fn is_left(lifecycle: &LifecycleView) -> bool {
+    lifecycle.drain == Drain::On || lifecycle.drained + lifecycle.destroyed > 0
+}
+
+/// Series of a backend of which something is noted, or nothing.
+const fn backend_count(protocol: Protocol, is_noted: bool) -> usize {
+    let noted = if is_noted { NOTED_BACKEND } else { 0 };
+    match protocol {
+        Protocol::Tcp => ANY_BACKEND + TCP_BACKEND + noted,
+        Protocol::Udp => ANY_BACKEND + noted,
+    }
+}
+
+/// How many series the backends of a Service port have, without making them: there may be 100,000.
+fn backend_counts(service: &ServiceView) -> usize {
+    let is_twin = |a: &BackendView, b: &BackendView| a.pod == b.pod && a.node == b.node && a.zone == b.zone;
+    let mut count = 0;
+    for same_address in service.backends.chunk_by(|a, b| a.addr == b.addr) {
+        for (index, backend) in same_address.iter().enumerate() {
+            if !same_address[..index].iter().any(|other| is_twin(other, backend)) {
+                let mut twins = same_address[index..].iter().filter(|other| is_twin(other, backend));
+                count += backend_count(service.protocol, twins.any(|twin| twin.health.is_noted()));
+            }
+        }
+    }
+    count
 }
 
 impl ServiceSeries {
@@ -171,7 +204,8 @@ impl ServiceSeries {
             }
         }
         let usable = service.backends.iter().filter(|backend| backend.state.is_usable()).count() as u64;
-        Self { index, labels, protocol: service.protocol, usable, backends }
+        let max_over_mean = service.max_over_mean();
+        Self { index, labels, protocol: service.protocol, usable, max_over_mean, backends }
     }
 }
 
@@ -184,10 +218,25 @@ impl BackendSeries {
             ("node", backend.node.to_string()),
             ("zone", backend.zone.to_string()),
         ]);
-        Self { labels, protocol, usable: backend.state.is_usable(), stats: backend.stats }
+        let health = backend.health.is_noted().then_some(backend.health);
+        Self { labels, protocol, usable: backend.state.is_usable(), stats: backend.stats, health }
+    }
+
+    /// How many series it has.
+    const fn count(&self) -> usize {
+        backend_count(self.protocol, self.health.is_some())
     }
 
     fn merge(&mut self, twin: &Self) {
+        self.health = match (self.health, twin.health) {
+            (Some(mine), Some(other)) => Some(HealthView {
+                // Of the one that is in use.
+                condition: if twin.usable { other.condition } else { mine.condition },
+                ejections: mine.ejections + other.ejections,
+                trials: mine.trials + other.trials,
+            }),
+            (mine, other) => mine.or(other),
+        };
         self.usable |= twin.usable;
         let (ours, theirs) = (&mut self.stats, &twin.stats);
         ours.active += theirs.active;

@@ -2,15 +2,16 @@
 
 use std::{fmt, time::Duration};
 
-use balancer_common::abi::{BackendStats, Mode, PassReason, PickReason, handshake_bound_ns};
+use balancer_common::abi::{BackendStats, Mode, PassReason, PickReason};
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-    registry::Unit,
+    collector::Collector, encoding::DescriptorEncoder, metrics::gauge::ConstGauge, registry::Unit,
 };
 
-use super::series::{BackendSeries, FAILURES, Labels, Selection, ServiceSeries, failures};
+use super::{
+    encoder::{Encoder, Handshakes, by_reason},
+    lifecycle,
+    series::{BackendSeries, FAILURES, Labels, Selection, ServiceSeries, failures},
+};
 use crate::{
     model::Protocol,
     view::{AgentView, Lease, Snapshot},
@@ -34,12 +35,14 @@ impl SnapshotCollector {
 
 impl Collector for SnapshotCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Encoder(&mut encoder);
+        let mut out = Encoder::new(&mut encoder);
         agent(&mut out, &self.snapshot.agent)?;
         self.tables(&mut out)?;
         self.services(&mut out)?;
+        lifecycle::services(&mut out, &self.snapshot, &self.selection)?;
         self.backends(&mut out)?;
-        self.tcp_backends(&mut out)
+        self.tcp_backends(&mut out)?;
+        lifecycle::backends(&mut out, &self.selection)
     }
 }
 
@@ -243,120 +246,5 @@ impl SnapshotCollector {
             Some(&Unit::Seconds),
             backends().map(|backend| (backend.labels.as_slice(), Handshakes(&backend.stats))),
         )
-    }
-}
-
-/// The labels of a series that has a reason besides those of its Service or backend.
-type WithReason<'a> = (&'a [(&'static str, String)], [(&'static str, &'static str); 1]);
-
-/// A series for each reason.
-fn by_reason<'a, const N: usize>(
-    labels: &'a Labels,
-    reasons: [&'static str; N],
-    counts: [u64; N],
-) -> impl Iterator<Item = (WithReason<'a>, u64)> {
-    reasons
-        .into_iter()
-        .zip(counts)
-        .map(move |(reason, count)| ((labels.as_slice(), [("reason", reason)]), count))
-}
-
-/// Writes one family after the other. A family without series is not written at all.
-struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
-
-impl Encoder<'_, '_> {
-    fn family<L: EncodeLabelSet, M: EncodeMetric>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<&Unit>,
-        series: impl IntoIterator<Item = (L, M)>,
-    ) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        let Some((_, first)) = series.peek() else { return Ok(()) };
-        let help = format!("{help}.");
-        let mut encoder = self.0.encode_descriptor(name, &help, unit, first.metric_type())?;
-        series.try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(&labels)?))
-    }
-
-    fn single(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<&Unit>,
-        metric: &dyn EncodeMetric,
-    ) -> fmt::Result {
-        metric.encode(self.0.encode_descriptor(name, &format!("{help}."), unit, metric.metric_type())?)
-    }
-
-    fn counters<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<&Unit>,
-        series: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            unit,
-            series.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value))),
-        )
-    }
-
-    fn gauges<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            None,
-            series.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value))),
-        )
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.single(name, help, None, &ConstGauge::new(value))
-    }
-
-    fn info<'l>(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: impl IntoIterator<Item = &'l Labels>,
-    ) -> fmt::Result {
-        let mut labels = labels.into_iter().peekable();
-        if labels.peek().is_none() {
-            return Ok(());
-        }
-        let help = format!("{help}.");
-        let mut encoder = self.0.encode_descriptor(name, &help, None, MetricType::Info)?;
-        labels.try_for_each(|labels| encoder.encode_info(labels))
-    }
-}
-
-/// The handshake histogram of a backend.
-struct Handshakes<'a>(&'a BackendStats);
-
-impl EncodeMetric for Handshakes<'_> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let buckets: Vec<(f64, u64)> = self
-            .0
-            .handshakes
-            .iter()
-            .enumerate()
-            .map(|(index, &count)| {
-                (handshake_bound_ns(index).map_or(f64::INFINITY, |ns| ns as f64 / 1e9), count)
-            })
-            .collect();
-        let count = self.0.handshakes.iter().sum();
-        encoder.encode_histogram::<NoLabelSet>(self.0.handshake_ns as f64 / 1e9, count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     datapath::{self, Access, Maps, Pins, Removal},
     model::Frontend,
-    view::{CheckReport, Connection, DetachReport, Explanation, Snapshot},
+    view::{CheckReport, Connection, DetachReport, Explanation, MovedView, PlanView, Snapshot},
 };
 
 /// This machine.
@@ -51,6 +51,14 @@ impl Node for ThisNode {
 
     fn check(&self, pins: &Path, probe: SelfProbe) -> Result<CheckReport, Failure> {
         Ok(check::check(&Pins::new(pins), probe))
+    }
+
+    fn rebalance_plan(&self, _: &Path, _: &Snapshot, _: &[u32]) -> Result<Vec<PlanView>, Failure> {
+        Err(anyhow::anyhow!("balancer rebalance plan is not there yet").into())
+    }
+
+    fn rebalance_now(&self, _: &Path, _: &Snapshot, _: u32, _: u32) -> Result<MovedView, Failure> {
+        Err(anyhow::anyhow!("balancer rebalance now is not there yet").into())
     }
 
     fn probe(&self, pins: &Path) -> Result<String, Failure> {

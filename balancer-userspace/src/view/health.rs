@@ -74,9 +74,9 @@ impl HealthView {
         Self { condition, ejections: health.ejections, trials: health.trials }
     }
 
-    /// Whether there ever was anything to say.
-    pub fn is_noted(&self) -> bool {
-        *self != Self::default()
+    /// Whether it ever failed so often that it counted.
+    pub const fn is_noted(&self) -> bool {
+        self.ejections != 0 || self.trials != 0
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 
 /// An address with a port.
 #[derive(Debug, Serialize)]
-struct EndDoc {
+pub(super) struct EndDoc {
     address: String,
     port: u16,
 }
@@ -55,7 +55,7 @@ pub struct ConnectionDoc {
 }
 
 #[derive(Debug, Serialize)]
-struct ProcessDoc {
+pub(super) struct ProcessDoc {
     pid: u32,
     name: String,
     pod: Option<String>,

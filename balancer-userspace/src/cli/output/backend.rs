@@ -3,8 +3,10 @@
 use balancer_common::abi::{BackendState, BackendStats, handshake_bound_ns};
 use serde::Serialize;
 
+use super::agent::seconds;
 use crate::{
     handshake::{Quantile, quantile},
+    history::STEP_SECONDS,
     view::BackendView,
 };
 
@@ -28,6 +30,26 @@ pub struct BackendDoc {
     bytes_out: u64,
     retransmits: u64,
     handshake: HandshakeDoc,
+    health: HealthDoc,
+    history: HistoryDoc,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HealthDoc {
+    state: &'static str,
+    /// For how long still; `null` where nothing is wrong.
+    until_seconds: Option<f64>,
+    ejections: u64,
+    trials: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryDoc {
+    step_seconds: u64,
+    /// Open connections, oldest first; `null` where nobody looked.
+    connections: Vec<Option<u16>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,6 +106,13 @@ impl From<&BackendView> for BackendDoc {
             bytes_out: stats.bytes_out,
             retransmits: stats.retransmits,
             handshake: HandshakeDoc::from(stats),
+            health: HealthDoc {
+                state: backend.health.condition.name(),
+                until_seconds: backend.health.condition.left().map(seconds),
+                ejections: backend.health.ejections,
+                trials: backend.health.trials,
+            },
+            history: HistoryDoc { step_seconds: STEP_SECONDS, connections: backend.history.samples() },
         }
     }
 }

@@ -8,7 +8,9 @@
 pub mod agent;
 pub mod answers;
 pub mod backend;
+pub mod lifecycle;
 pub mod service;
+pub mod stats;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -53,6 +55,9 @@ pub enum Kind {
     Explanation,
     Check,
     Detach,
+    RebalanceStatus,
+    RebalancePlan,
+    RebalanceMoved,
 }
 
 /// A whole document.

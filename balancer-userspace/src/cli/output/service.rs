@@ -1,15 +1,15 @@
-//! A Service port in a document: alone, with its statistics, or as the owner of a backend.
+//! A Service port in a document: alone, or as the owner of a backend.
 
-use std::collections::BTreeMap;
-
-use balancer_common::abi::{BackendState, PassReason, PickReason};
+use balancer_common::abi::BackendState;
 use serde::Serialize;
 
-use super::backend::{BackendDoc, known};
+use super::{
+    backend::{BackendDoc, known, state_name},
+    lifecycle::StoppedDoc,
+};
 use crate::{
-    evenness::Evenness,
     model::{Family, Protocol},
-    view::{BackendView, ServiceView},
+    view::{BackendView, Drain, ServiceView},
 };
 
 /// What identifies a Service port.
@@ -52,6 +52,10 @@ pub struct ServiceDoc {
     problem: Option<String>,
     backends: BackendCounts,
     active: u64,
+    rebalance: &'static str,
+    drain: bool,
+    /// Why nothing is moved any more.
+    stopped: Option<StoppedDoc>,
 }
 
 /// Backends by state.
@@ -63,6 +67,10 @@ pub struct BackendCounts {
     pub terminating: usize,
     /// Removed, kept while sockets are open to them.
     pub removed: usize,
+    /// Terminating, in no use, with connections that should go elsewhere.
+    pub draining: usize,
+    /// Endpoints that are not used here: not ready, or meant for other nodes.
+    pub unused: usize,
 }
 
 impl BackendCounts {
@@ -73,7 +81,23 @@ impl BackendCounts {
             ready: count(BackendState::Ready),
             terminating: count(BackendState::Terminating),
             removed: count(BackendState::Removed),
+            draining: count(BackendState::Draining),
+            unused: count(BackendState::Unused),
         }
+    }
+
+    /// Each count with the name of its state.
+    pub fn by_state(self) -> impl Iterator<Item = (usize, &'static str)> {
+        let states = [
+            BackendState::Ready,
+            BackendState::Terminating,
+            BackendState::Draining,
+            BackendState::Unused,
+            BackendState::Removed,
+        ];
+        [self.ready, self.terminating, self.draining, self.unused, self.removed]
+            .into_iter()
+            .zip(states.map(state_name))
     }
 }
 
@@ -87,63 +111,9 @@ impl From<&ServiceView> for ServiceDoc {
             problem: service.problem.clone(),
             backends: BackendCounts::of(service),
             active: service.active(),
-        }
-    }
-}
-
-/// An item of kind `Stats`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StatsDoc {
-    #[serde(flatten)]
-    port: PortDoc,
-    algorithm: &'static str,
-    active: u64,
-    /// `null` where there is nothing to spread, or nowhere to spread it.
-    evenness: Option<EvennessDoc>,
-    picks: BTreeMap<&'static str, u64>,
-    pass_throughs: BTreeMap<&'static str, u64>,
-    flow_evictions: u64,
-    backends: Vec<BackendDoc>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct EvennessDoc {
-    connections: u64,
-    backends: usize,
-    max_over_mean: f64,
-    best_max_over_mean: f64,
-    jain: f64,
-    best_jain: f64,
-}
-
-impl From<&ServiceView> for StatsDoc {
-    fn from(service: &ServiceView) -> Self {
-        Self {
-            port: PortDoc::from(service),
-            algorithm: service.algorithm.name(),
-            active: service.active(),
-            evenness: service.evenness().map(EvennessDoc::from),
-            picks: PickReason::ALL.map(PickReason::name).into_iter().zip(service.picks).collect(),
-            pass_throughs: PassReason::ALL.map(PassReason::name).into_iter().zip(service.passes).collect(),
-            flow_evictions: service.flow_evictions,
-            backends: service.backends.iter().map(BackendDoc::from).collect(),
-        }
-    }
-}
-
-impl From<Evenness> for EvennessDoc {
-    fn from(even: Evenness) -> Self {
-        // Six decimals: what lies beyond is rounding of the division, not a property of the spread.
-        let round = |value: f64| (value * 1e6).round() / 1e6;
-        Self {
-            connections: even.connections,
-            backends: even.backends,
-            max_over_mean: round(even.max_over_mean),
-            best_max_over_mean: round(even.best_max_over_mean),
-            jain: round(even.jain),
-            best_jain: round(even.best_jain),
+            rebalance: service.lifecycle.mode.name(),
+            drain: service.lifecycle.drain == Drain::On,
+            stopped: StoppedDoc::of(&service.lifecycle),
         }
     }
 }
