@@ -154,6 +154,8 @@ fn every_alert_fires_for_its_cause_and_none_without() {
         (backend("balancer_backend_usable", 4), "0x60", "0x60"),
         (backend("balancer_backend_opened_total", 1), "0+600x60", "0+600x60"),
         (failed(1), "0+6x60", "0+300x60"),
+        (of("balancer_rebalance_stopped", &format!(r#"instance="n",{BACKEND}"#)), "0x60", "1x60"),
+        (backend("balancer_backend_ejected", 1), "0 1 0x60", "1 1 1 0 1 1 1 0 1x60"),
         (of("balancer_services_with_problems", r#"instance="n""#), "0x60", "1x60"),
         (of("balancer_skipped_objects", r#"instance="n""#), "0x60", "0x60"),
     ];
