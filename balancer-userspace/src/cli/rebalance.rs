@@ -38,7 +38,7 @@ enum What {
     Status(QuestionArgs),
     /// Say which connections would be moved now, and why the others would not; nothing is moved
     Plan(QuestionArgs),
-    /// Move connections of a Service now, away from backends that have more than their share
+    /// Move idle connections of a Service now: from where too many are first, then those idle longest
     ///
     /// All TCP ports and address families of the Service are tried, in their order, unless SERVICE names a port;
     /// --max is for all of them together. What was tried and not moved is counted by reason, and is no failure.

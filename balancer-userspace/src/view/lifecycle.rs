@@ -7,13 +7,10 @@ use balancer_common::abi::{
 };
 
 use super::ServiceView;
-
-/// How many offers must have been harmless, and none harmful, before the first connection is moved.
-pub const CLEAN_RECORD: u64 = 200;
-/// Connections are moved while the fullest backend has more than this many times the mean.
-pub const UNEVEN: f64 = 1.2;
-/// And as many connections as this above its even share.
-pub const EXCESS: f64 = 2.0;
+use crate::lifecycle::{
+    policy::{self, Motion},
+    trust::CLEAN,
+};
 
 /// What is asked for, and what came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +62,7 @@ pub struct LifecycleView {
 /// What it takes to move a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// A clean record of offers ([`CLEAN_RECORD`]).
+    /// A clean record of offers ([`CLEAN`]).
     #[default]
     Record,
     /// Nothing more than that it looks idle.
@@ -168,7 +165,7 @@ impl LifecycleView {
 
     /// Whether enough offers were harmless, and none was harmful.
     pub const fn is_earned(&self) -> bool {
-        self.harmless >= CLEAN_RECORD && self.harmful == 0
+        self.harmless >= CLEAN && self.harmful == 0
     }
 }
 
@@ -188,15 +185,17 @@ impl ServiceView {
         }
     }
 
-    /// Whether there is nothing to be won by moving connections.
+    /// Whether the spread is such that no moving would begin.
     fn is_even(&self) -> bool {
-        let Some(even) = self.evenness() else { return true };
-        let usable = || self.backends.iter().filter(|backend| backend.state.is_usable());
-        let capacity: u64 = usable().map(|backend| u64::from(backend.weight.max(1))).sum();
-        let share = |weight: u32| even.connections as f64 * f64::from(weight.max(1)) / capacity as f64;
-        let excess = |active: u64, weight: u32| active as f64 - share(weight);
-        even.max_over_mean <= UNEVEN
-            || usable().all(|backend| excess(backend.stats.active, backend.weight) < EXCESS)
+        let usable = self.backends.iter().filter(|backend| backend.state.is_usable());
+        let loads: Vec<policy::Load> = usable
+            .map(|backend| policy::Load {
+                backend: backend.id,
+                active: backend.stats.active,
+                weight: backend.weight,
+            })
+            .collect();
+        policy::excess(Motion::Still, &loads).0 == Motion::Still
     }
 }
 
@@ -249,15 +248,15 @@ mod tests {
 
     #[test]
     fn what_goes_on_follows_from_the_record_and_the_spread() {
-        check(&[10, 2, 2], CLEAN_RECORD, 0, Activity::Moving);
-        check(&[10, 2, 2], CLEAN_RECORD - 1, 0, Activity::Watching);
-        check(&[10, 2, 2], CLEAN_RECORD, 1, Activity::Watching);
-        check(&[5, 5, 4], CLEAN_RECORD, 0, Activity::Even);
+        check(&[10, 2, 2], CLEAN, 0, Activity::Moving);
+        check(&[10, 2, 2], CLEAN - 1, 0, Activity::Watching);
+        check(&[10, 2, 2], CLEAN, 1, Activity::Watching);
+        check(&[5, 5, 4], CLEAN, 0, Activity::Even);
         // Twice the mean, but by one connection.
-        check(&[2, 1, 0], CLEAN_RECORD, 0, Activity::Even);
+        check(&[2, 1, 0], CLEAN, 0, Activity::Even);
         // Many above the share, but few for so many.
-        check(&[110, 100, 90], CLEAN_RECORD, 0, Activity::Even);
-        check(&[], CLEAN_RECORD, 0, Activity::Even);
+        check(&[110, 100, 90], CLEAN, 0, Activity::Even);
+        check(&[], CLEAN, 0, Activity::Even);
     }
 
     #[test]
