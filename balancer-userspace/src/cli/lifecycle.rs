@@ -3,7 +3,10 @@
 use balancer_common::abi::{Rebalance, Refusal};
 
 use super::{table::Cell, term::Ink, text};
-use crate::view::{Activity, Drain, LifecycleView, ServiceView, Trust, lifecycle::CLEAN_RECORD};
+use crate::{
+    lifecycle::trust::CLEAN,
+    view::{Activity, Drain, LifecycleView, ServiceView, Trust},
+};
 
 /// `idle`, `dry-run, drain`, `drain`; `None` where nothing is moved.
 pub fn mode(lifecycle: &LifecycleView) -> Option<String> {
@@ -53,7 +56,7 @@ pub fn trust(lifecycle: &LifecycleView) -> String {
     match lifecycle.trust {
         Trust::Record if lifecycle.harmful > 0 => format!("record {} harmful", lifecycle.harmful),
         Trust::Record if lifecycle.is_earned() => "earned".to_owned(),
-        Trust::Record => format!("record {}/{CLEAN_RECORD} clean", lifecycle.harmless),
+        Trust::Record => format!("record {}/{CLEAN} clean", lifecycle.harmless),
         Trust::Immediate | Trust::Forced => lifecycle.trust.name().to_owned(),
     }
 }

@@ -38,11 +38,10 @@ enum What {
     Status(QuestionArgs),
     /// Say which connections would be moved now, and why the others would not; nothing is moved
     Plan(QuestionArgs),
-    /// Move connections of a Service now, those of its ports that are TCP, on fuller backends first
+    /// Move idle connections of a Service now: from where too many are first, then those idle longest
     ///
-    /// All ports and address families of the Service are tried, in their order, unless SERVICE names a port; --max is
-    /// for all of them together. Every connection must pass the same checks as any that the agent moves, but for the
-    /// record of offers and the rate. What is not moved is counted by reason, and that is no failure.
+    /// All TCP ports and address families of the Service are tried, in their order, unless SERVICE names a port;
+    /// --max is for all of them together. What was tried and not moved is counted by reason, and is no failure.
     Now(NowArgs),
 }
 

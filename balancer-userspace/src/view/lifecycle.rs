@@ -7,13 +7,10 @@ use balancer_common::abi::{
 };
 
 use super::ServiceView;
-
-/// How many offers must have been harmless, and none harmful, before the first connection is moved.
-pub const CLEAN_RECORD: u64 = 200;
-/// Connections are moved while the fullest backend has more than this many times the mean.
-pub const UNEVEN: f64 = 1.2;
-/// And as many connections as this above its even share.
-pub const EXCESS: f64 = 2.0;
+use crate::lifecycle::{
+    policy::{self, Motion},
+    trust::CLEAN,
+};
 
 /// What is asked for, and what came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +62,7 @@ pub struct LifecycleView {
 /// What it takes to move a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// A clean record of offers ([`CLEAN_RECORD`]).
+    /// A clean record of offers ([`CLEAN`]).
     #[default]
     Record,
     /// Nothing more than that it looks idle.
@@ -168,7 +165,7 @@ impl LifecycleView {
 
     /// Whether enough offers were harmless, and none was harmful.
     pub const fn is_earned(&self) -> bool {
-        self.harmless >= CLEAN_RECORD && self.harmful == 0
+        self.harmless >= CLEAN && self.harmful == 0
     }
 }
 
@@ -188,14 +185,94 @@ impl ServiceView {
         }
     }
 
-    /// Whether there is nothing to be won by moving connections.
+    /// Whether the spread is such that no moving would begin.
     fn is_even(&self) -> bool {
-        let Some(even) = self.evenness() else { return true };
-        let usable = || self.backends.iter().filter(|backend| backend.state.is_usable());
-        let capacity: u64 = usable().map(|backend| u64::from(backend.weight.max(1))).sum();
-        let share = |weight: u32| even.connections as f64 * f64::from(weight.max(1)) / capacity as f64;
-        let excess = |active: u64, weight: u32| active as f64 - share(weight);
-        even.max_over_mean <= UNEVEN
-            || usable().all(|backend| excess(backend.stats.active, backend.weight) < EXCESS)
+        let usable = self.backends.iter().filter(|backend| backend.state.is_usable());
+        let loads: Vec<policy::Load> = usable
+            .map(|backend| policy::Load {
+                backend: backend.id,
+                active: backend.stats.active,
+                weight: backend.weight,
+            })
+            .collect();
+        policy::excess(Motion::Still, &loads).0 == Motion::Still
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::abi::BackendState;
+
+    use super::*;
+    use crate::cli::fixture;
+
+    fn of(flags: u32, lifecycle: Lifecycle) -> LifecycleView {
+        let rebalance = Rebalance::Idle as u16;
+        let service = Service { flags, rebalance, quiet_ms: 2_000, ..Service::default() };
+        LifecycleView::of(&service, &lifecycle, 100_000_000_000)
+    }
+
+    #[test]
+    fn times_are_told_as_they_are_past() {
+        let view = of(
+            SERVICE_DRAIN | SERVICE_TRUSTED,
+            Lifecycle {
+                endpoints_changed_ns: 40_000_000_000,
+                moved_before: 3,
+                moved: 10,
+                stop: Stop::Harm as u32,
+                stopped_ns: 99_000_000_000,
+                quiet_ms: 4_600,
+                ..Lifecycle::default()
+            },
+        );
+        let seconds = Duration::from_secs;
+        assert_eq!((view.mode, view.trust, view.drain), (Rebalance::Idle, Trust::Immediate, Drain::On));
+        assert_eq!((view.endpoints_changed, view.moved_since_change), (Some(seconds(60)), 7));
+        assert_eq!(view.stopped, Some((Stop::Harm, seconds(1))));
+        assert_eq!((view.configured_quiet, view.quiet), (seconds(2), Duration::from_millis(4_600)));
+        let fresh = of(SERVICE_TRUSTED | SERVICE_FORCED, Lifecycle::default());
+        assert_eq!((fresh.trust, fresh.quiet, fresh.endpoints_changed), (Trust::Forced, seconds(2), None));
+        assert_eq!(fresh.stopped, None);
+    }
+
+    /// A Service with these connections on its backends, that moves idle ones after `harmless` clean offers.
+    #[track_caller]
+    fn check(active: &[u64], harmless: u64, harmful: u64, expect: Activity) {
+        let mut service = fixture::service(9, "default", "web", "", "10.96.0.1:80");
+        service.backends =
+            active.iter().zip(1..).map(|(active, n)| fixture::backend(n.into(), n, *active)).collect();
+        service.lifecycle = LifecycleView { mode: Rebalance::Idle, harmless, harmful, ..Default::default() };
+        assert_eq!(service.activity(), expect, "{active:?} {harmless} {harmful}");
+    }
+
+    #[test]
+    fn what_goes_on_follows_from_the_record_and_the_spread() {
+        check(&[10, 2, 2], CLEAN, 0, Activity::Moving);
+        check(&[10, 2, 2], CLEAN - 1, 0, Activity::Watching);
+        check(&[10, 2, 2], CLEAN, 1, Activity::Watching);
+        check(&[5, 5, 4], CLEAN, 0, Activity::Even);
+        // Twice the mean, but by one connection.
+        check(&[2, 1, 0], CLEAN, 0, Activity::Even);
+        // Many above the share, but few for so many.
+        check(&[110, 100, 90], CLEAN, 0, Activity::Even);
+        check(&[], CLEAN, 0, Activity::Even);
+    }
+
+    #[test]
+    fn a_minute_ago_is_judged_by_the_backends_of_now() {
+        let mut service = fixture::service(9, "default", "web", "", "10.96.0.1:80");
+        let with = |n: u8, active, samples: &[Option<u64>]| crate::view::BackendView {
+            history: fixture::history(samples),
+            ..fixture::backend(n.into(), n, active)
+        };
+        let then = |first: u64| [[Some(first)].as_slice(), &[Some(5); 6]].concat();
+        service.backends = vec![with(1, 5, &then(10)), with(2, 5, &then(10)), with(3, 5, &[Some(5); 3])];
+        let before = |service: &ServiceView| service.evenness_a_minute_ago().map(|even| even.max_over_mean);
+        assert_eq!(before(&service), Some(1.5), "the third one had none");
+        service.backends[2].state = BackendState::Removed;
+        assert_eq!(before(&service), Some(1.0), "it does not count any more");
+        service.backends[0].history = fixture::history(&[&[Some(1), None][..], &[Some(5); 6]].concat());
+        assert_eq!(before(&service), None, "nobody looked");
     }
 }
