@@ -805,13 +805,13 @@ pub struct SocketState {
     pub tgid: u32,
     /// The sequence number after the peer's FIN, with [`MARK_PEER_FIN`].
     pub peer_end: u32,
-    /// With [`MARK_TRACKED`]: bytes that the peer had acknowledged (`tcp_info.tcpi_bytes_acked`) when an
-    /// acknowledgement was seen last.
-    pub acked: u64,
-    /// With [`MARK_TRACKED`]: bytes that had been received before the segment that brought it. Payload beyond
-    /// that came with it or after it: what was sent is answered.
+    /// With [`MARK_TRACKED`]: bytes that had been sent when payload was sent last, this included. What
+    /// `tcp_info.tcpi_bytes_acked` says once all of it is acknowledged.
+    pub sent: u64,
+    /// With [`MARK_TRACKED`]: bytes that had been received then (`tcpi_bytes_received`). Payload beyond that
+    /// came later: what was sent is answered.
     pub received: u64,
-    /// With [`MARK_TRACKED`]: how often payload had been received between two acknowledgements.
+    /// With [`MARK_TRACKED`]: how often payload was received between two sends.
     pub turns: u32,
     /// Always 0.
     pub pad: u32,
@@ -824,8 +824,7 @@ pub const MARK_SENT: u16 = 1;
 pub const MARK_EXPIRED: u16 = 2;
 /// In [`SocketState::marks`]: a FIN arrived after our own; the data before it may still be missing.
 pub const MARK_PEER_FIN: u16 = 4;
-/// In [`SocketState::marks`]: every acknowledgement is seen, so that it is known whether what was sent is
-/// answered.
+/// In [`SocketState::marks`]: everything that is sent is seen, so that it is known whether that is answered.
 pub const MARK_TRACKED: u16 = 8;
 /// In [`SocketState::marks`]: the attempt has counted against its backend already.
 pub const MARK_SUSPECT: u16 = 16;

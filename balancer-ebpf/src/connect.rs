@@ -152,7 +152,7 @@ fn record(ctx: &SockAddrContext, frontend: &FrontendKey, choice: Choice, marks: 
         (*socket).target.0[3] = choice.addr.0[3];
         (*socket).target_port = choice.port;
         (*socket).marks = marks;
-        (*socket).acked = 0;
+        (*socket).sent = 0;
         (*socket).received = 0;
         (*socket).turns = 0;
         (*socket).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;

@@ -3,15 +3,16 @@
 //! The kernel calls this for every TCP socket of the cgroup when it connects and when its handshake
 //! ends; for the rest of its life only where [`tcp`] asked, which it does for the sockets that were
 //! translated and no others. Where a Service's connections may be moved, that includes every
-//! acknowledgement of what the client sent: from these it is known whether that is answered.
+//! segment that the client sends: from these it is known whether what was sent is answered.
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
-        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_RTT_CB,
-        BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1,
-        BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT, bpf_sock_ops,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+        BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_RTO_CB,
+        BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT,
+        BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
+        bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
     macros::sock_ops,
@@ -36,13 +37,13 @@ const CONNECT: u32 = BPF_SOCK_OPS_TCP_CONNECT_CB;
 const ESTABLISHED: u32 = BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
 const STATE: u32 = BPF_SOCK_OPS_STATE_CB;
 const TIMER: u32 = BPF_SOCK_OPS_RTO_CB;
-const ACKNOWLEDGED: u32 = BPF_SOCK_OPS_RTT_CB;
+const SENDING: u32 = BPF_SOCK_OPS_HDR_OPT_LEN_CB;
 const SEGMENT: u32 = BPF_SOCK_OPS_PARSE_HDR_OPT_CB;
 
 /// The changes of state, and the retransmission timer.
 const WATCHED: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
-/// Every acknowledgement from which a round-trip time was measured.
-const ACKNOWLEDGEMENTS: u32 = BPF_SOCK_OPS_RTT_CB_FLAG;
+/// Every segment that is sent: the kernel asks whether it shall have options of ours, which it never does.
+const SENDS: u32 = BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
 /// Every segment that arrives.
 const SEGMENTS: u32 = BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG;
 
@@ -54,7 +55,7 @@ const HEADER: usize = 20;
 #[sock_ops]
 pub fn tcp(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        CONNECT | ESTABLISHED | STATE | TIMER | ACKNOWLEDGED | SEGMENT => event(&ctx),
+        CONNECT | ESTABLISHED | STATE | TIMER | SENDING | SEGMENT => event(&ctx),
         _ => {}
     }
     PROCEED as u32
@@ -79,10 +80,10 @@ fn event(ctx: &SockOpsContext) {
         }
         ESTABLISHED => {
             // Again: another program of the cgroup may have set its own flags over ours.
-            watch(ctx, if track(socket) { WATCHED | ACKNOWLEDGEMENTS } else { WATCHED });
+            watch(ctx, if track(socket) { WATCHED | SENDS } else { WATCHED });
             established(socket);
         }
-        ACKNOWLEDGED => acknowledged(ctx, socket),
+        SENDING => sending(ctx, socket),
         STATE => match (ctx.arg(0), ctx.arg(1)) {
             (BPF_TCP_CLOSE, _) => {}
             (old, BPF_TCP_CLOSE) => closed(ctx, socket, old),
@@ -125,22 +126,27 @@ fn track(socket: *mut SocketState) -> bool {
     }
 }
 
-/// Something that the client sent was acknowledged.
+/// A segment is about to be sent, or its size is being worked out.
 ///
-/// The kernel calls before it takes in the payload of the segment that brought the acknowledgement. A peer
-/// answers what it has received, so an answer comes with the last acknowledgement or behind it: what was
-/// sent is answered if more has been received than is noted here. That needs no clock, and holds however
-/// the segments were merged.
+/// What has been received by then the client may know of; an answer to what it sends now comes later. So what
+/// was sent last is answered if more has been received than is noted here: that needs no clock.
 #[inline(always)]
-fn acknowledged(ctx: &SockOpsContext, socket: *mut SocketState) {
+fn sending(ctx: &SockOpsContext, socket: *mut SocketState) {
+    // SAFETY: the kernel passes a valid context. Without a segment its length reads as 0.
+    let payload = unsafe { (*ctx.ops).skb_len };
+    if payload == 0 {
+        return;
+    }
     // SAFETY: the kernel passes a valid context; the pointer is to socket storage and was found not to be null.
     unsafe {
-        let (acked, received) = ((*ctx.ops).bytes_acked, (*ctx.ops).bytes_received);
+        let received = (*ctx.ops).bytes_received;
         if (*socket).received != received {
             (*socket).turns = (*socket).turns.wrapping_add(1);
             (*socket).received = received;
         }
-        (*socket).acked = acked;
+        // Of what is sent again this is too much: then it is not known to be answered before something new is sent.
+        let on_its_way = (*ctx.ops).snd_nxt.wrapping_sub((*ctx.ops).snd_una);
+        (*socket).sent = (*ctx.ops).bytes_acked + u64::from(on_its_way) + u64::from(payload);
     }
     resolve(ctx, OfferOutcome::Sent);
 }

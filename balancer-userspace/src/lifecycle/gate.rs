@@ -6,8 +6,8 @@
 //!
 //! - *quiet*: no payload either way for as long as is asked for;
 //! - *empty*: nothing unsent, unacknowledged, being sent again, or waiting to be read;
-//! - *answered*: payload came in with the acknowledgement of what was sent last, or after it. That is known from
-//!   the order of bytes, not from clocks (see `balancer-ebpf/src/tcp.rs`);
+//! - *answered*: payload came in after what was sent last. That is known from the order of bytes, not from clocks
+//!   (see `balancer-ebpf/src/tcp.rs`);
 //! - *turns*: it went back and forth a few times before. A TLS 1.3 server sends session tickets behind the
 //!   first request, which look like an answer.
 
@@ -66,8 +66,8 @@ pub fn judge(evidence: &Evidence, demand: &Demand) -> Result<(), Refusal> {
     if evidence.age < demand.min_age {
         return Err(Refusal::Young);
     }
-    // Without a measured round trip an acknowledgement may go unseen: then what is noted is of an earlier one.
-    if state.acked != tcp.bytes_acked || tcp.bytes_received <= state.received {
+    // A send may go unseen, where another program has taken our flag back: then what is noted is of an earlier one.
+    if state.sent != tcp.bytes_acked || tcp.bytes_received <= state.received {
         return Err(Refusal::Unanswered);
     }
     if state.turns < TURNS {
@@ -81,7 +81,7 @@ pub fn judge(evidence: &Evidence, demand: &Demand) -> Result<(), Refusal> {
 pub fn same(before: &Evidence, after: &Evidence) -> bool {
     let counts = |evidence: &Evidence| {
         let Evidence { state, tcp, .. } = evidence;
-        (state.acked, state.received, state.turns, tcp.bytes_acked, tcp.bytes_received, tcp.bytes_sent)
+        (state.sent, state.received, state.turns, tcp.bytes_acked, tcp.bytes_received, tcp.bytes_sent)
     };
     counts(before) == counts(after)
 }
@@ -96,7 +96,7 @@ mod tests {
             state: SocketState {
                 phase: Phase::Established as u32,
                 marks: MARK_TRACKED,
-                acked: 401,
+                sent: 401,
                 received: 900,
                 turns: 3,
                 ..SocketState::default()
@@ -148,9 +148,9 @@ mod tests {
 
     #[test]
     fn what_was_sent_must_be_answered() {
-        // Nothing came in since it was acknowledged.
+        // Nothing came in since.
         check(|it| it.tcp.bytes_received = 900, Err(Refusal::Unanswered));
-        // An acknowledgement that the programs did not see, of what was sent since.
+        // Something was sent that the programs did not see.
         check(|it| it.tcp.bytes_acked = 501, Err(Refusal::Unanswered));
     }
 

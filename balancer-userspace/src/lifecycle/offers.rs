@@ -8,7 +8,7 @@ use std::{
 use balancer_common::abi::{Offer, OfferOutcome};
 
 use super::{
-    census::{Census, state},
+    census::Census,
     gate::Demand,
     hold::Hold,
     record::{self, Counter},
@@ -141,12 +141,12 @@ impl Offers {
 
 /// Whether more was received than when the offer was made, with nothing sent since; and after how long a silence.
 fn pushed(socket: &LiveSocket, offer: &Offer, idle: Duration, now_ns: u64) -> Option<Next> {
-    let (tcp, state) = (socket.tcp?, state(socket)?);
-    if tcp.bytes_received == offer.received || state.acked != tcp.bytes_acked || tcp.unacked != 0 {
+    let tcp = socket.tcp?;
+    if tcp.bytes_received == offer.received || tcp.unacked != 0 {
         return None;
     }
     let received_ns = now_ns.saturating_sub(tcp.last_received?.as_nanos() as u64);
-    // What the client had sent by then, it sent first: the program is called at its acknowledgement.
+    // What the client sends first resolves the offer; this is of the instant at which that happens.
     let sent_ns = now_ns.saturating_sub(tcp.last_sent?.as_nanos() as u64);
     (sent_ns < offer.offered_ns).then(|| Next::Harmful(idle + between(offer.offered_ns, received_ns)))
 }

@@ -18,7 +18,8 @@ const READY: [(&str, &str); 4] = [
 /// `balancer rebalance now`: how many were moved, and all that was said.
 fn now(agent: &Agent<'_>, max: u32) -> (u64, Value) {
     let max = max.to_string();
-    let output = agent.cli(["rebalance", "now", "web", "-n", "default", "--max", &max, "-o", "json"]).unwrap();
+    let output =
+        agent.cli(["rebalance", "now", "web", "-n", "default", "--max", &max, "-o", "json"]).unwrap();
     let document: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let item = &document["items"][0];
