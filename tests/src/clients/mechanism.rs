@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, process::Command, time::Du
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::server::PORT;
 use crate::{agent::Agent, topology::Pod};
@@ -20,13 +21,44 @@ pub enum Mechanism {
 }
 
 /// What was done.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Moves {
     /// Connections moved.
     pub moved: u64,
     /// Others, by the reason why they were not.
-    #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+}
+
+/// What `balancer rebalance now` says: an item for each port of the Service in each family.
+#[derive(Deserialize)]
+struct Said {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    moved: u64,
+    refused: BTreeMap<String, u64>,
+}
+
+impl Moves {
+    fn read(said: &Value) -> Result<Self> {
+        let Said { items } = Said::deserialize(said).with_context(|| format!("unexpected answer: {said}"))?;
+        ensure!(!items.is_empty(), "the Service is unknown: {said}");
+        let mut moves = Self::default();
+        for item in items {
+            moves.moved += item.moved;
+            moves.add(item.refused);
+        }
+        Ok(moves)
+    }
+
+    /// Counts refusals.
+    pub fn add(&mut self, refused: BTreeMap<String, u64>) {
+        for (reason, count) in refused {
+            *self.refused.entry(reason).or_default() += count;
+        }
+    }
 }
 
 /// How client and servers behave.
@@ -71,8 +103,7 @@ impl Mechanism {
         match self {
             Self::RebalanceNow => {
                 let max = max.to_string();
-                let said = scene.agent.json(["rebalance", "now", scene.service, "--max", &max])?;
-                Moves::deserialize(&said).with_context(|| format!("unexpected answer: {said}"))
+                Moves::read(&scene.agent.json(["rebalance", "now", scene.service, "--max", &max])?)
             }
             Self::SsKillUngated => kill(scene.client, max),
         }
@@ -115,6 +146,8 @@ fn local_ports(listed: &str) -> Vec<u16> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -136,10 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_say_more_than_is_asked() {
-        let text = r#"{"kind": "Rebalance", "moved": 3, "refused": {"not-idle": 2}, "looked": 24}"#;
-        let moves: Moves = serde_json::from_str(text).unwrap();
-        assert_eq!((moves.moved, moves.refused["not-idle"]), (3, 2));
-        assert!(serde_json::from_str::<Moves>(r#"{"refused": {}}"#).is_err());
+    fn an_answer_is_the_sum_of_its_items() {
+        let item = |moved| json!({"moved": moved, "refused": {"busy": 2}, "name": "web"});
+        let moves = Moves::read(&json!({"kind": "RebalanceMoved", "items": [item(3), item(1)]})).unwrap();
+        assert_eq!((moves.moved, moves.refused["busy"]), (4, 4));
+        for said in [json!({"items": []}), json!({"moved": 3}), json!({"items": [{"refused": {}}]})] {
+            assert!(Moves::read(&said).is_err(), "{said}");
+        }
     }
 }

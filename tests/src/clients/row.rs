@@ -14,7 +14,7 @@ use super::{
     client::{Client, Load},
     join::Tally,
     library::Library,
-    mechanism::{Mechanism, Scene},
+    mechanism::{Mechanism, Moves, Scene},
     parts::Places,
     quantiles::Quantiles,
     reconnect::Watch,
@@ -126,7 +126,7 @@ impl Stage<'_> {
         let watch = Watch::start(client.id(), PORT);
         let scene = Scene { agent: self.agent, service: &service, client: &pod };
         let begun = Instant::now();
-        let (moves, refused) = provoke(plan, scene, &mut client)?;
+        let Moves { moved: moves, refused } = provoke(plan, scene, &mut client)?;
         let seconds = begun.elapsed().as_secs_f64();
         // Every connection that was moved is asked for once more.
         pause(*pace.think.end() + Duration::from_millis(500))?;
@@ -165,19 +165,17 @@ impl Stage<'_> {
 }
 
 /// Moves connections until enough have been, or time is up.
-fn provoke(plan: Plan<'_>, scene: Scene<'_>, client: &mut Client) -> Result<(u64, BTreeMap<String, u64>)> {
+fn provoke(plan: Plan<'_>, scene: Scene<'_>, client: &mut Client) -> Result<Moves> {
     let end = Instant::now() + plan.limit;
-    let (mut moved, mut refused) = (0, BTreeMap::new());
-    while moved < plan.moves && Instant::now() < end {
+    let mut done = Moves::default();
+    while done.moved < plan.moves && Instant::now() < end {
         pause(EVERY)?;
         client.check_runs()?;
-        let now = plan.mechanism.provoke(scene, AT_ONCE.min(plan.moves - moved))?;
-        moved += now.moved;
-        for (reason, count) in now.refused {
-            *refused.entry(reason).or_default() += count;
-        }
+        let now = plan.mechanism.provoke(scene, AT_ONCE.min(plan.moves - done.moved))?;
+        done.moved += now.moved;
+        done.add(now.refused);
     }
-    Ok((moved, refused))
+    Ok(done)
 }
 
 /// Waits, unless this process is asked to end.
