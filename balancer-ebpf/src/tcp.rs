@@ -11,8 +11,8 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_RTO_CB,
         BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT,
-        BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
-        bpf_sock_ops,
+        BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
+        BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
     macros::sock_ops,
@@ -84,13 +84,19 @@ fn event(ctx: &SockOpsContext) {
             established(socket);
         }
         SENDING => sending(ctx, socket),
-        STATE => match (ctx.arg(0), ctx.arg(1)) {
-            (BPF_TCP_CLOSE, _) => {}
-            (old, BPF_TCP_CLOSE) => closed(ctx, socket, old),
-            // We said our last; the kernel tells of no state between the peer's last and the end.
-            (_, BPF_TCP_FIN_WAIT1) => watch(ctx, WATCHED | SEGMENTS),
-            _ => {}
-        },
+        STATE => {
+            let (old, new) = (ctx.arg(0), ctx.arg(1));
+            if old == BPF_TCP_ESTABLISHED {
+                ending(ctx, socket, new);
+            }
+            match (old, new) {
+                (BPF_TCP_CLOSE, _) => {}
+                (_, BPF_TCP_CLOSE) => closed(ctx, socket, old),
+                // We said our last; the kernel tells of no state between the peer's last and the end.
+                (_, BPF_TCP_FIN_WAIT1) => watch(ctx, WATCHED | SEGMENTS),
+                _ => {}
+            }
+        }
         SEGMENT => segment(ctx.ops, socket),
         _ => timer(ctx, socket),
     }
@@ -148,12 +154,23 @@ fn sending(ctx: &SockOpsContext, socket: *mut SocketState) {
         let on_its_way = (*ctx.ops).snd_nxt.wrapping_sub((*ctx.ops).snd_una);
         (*socket).sent = (*ctx.ops).bytes_acked + u64::from(on_its_way) + u64::from(payload);
     }
-    resolve(ctx, OfferOutcome::Sent);
+    resolve(ctx, OfferOutcome::Sent, 0);
 }
 
-/// If this connection was offered to be moved: what came next. Once.
+/// One side has said its last. What the other says after that is no word of an open connection; and a peer that
+/// ends what is idle, as servers do after a while, says nothing.
 #[inline(always)]
-fn resolve(ctx: &SockOpsContext, outcome: OfferOutcome) {
+fn ending(ctx: &SockOpsContext, socket: *mut SocketState, new: u32) {
+    // SAFETY: the pointer is to socket storage and was found not to be null.
+    if unsafe { (*socket).marks } & MARK_TRACKED != 0 {
+        // The peer's FIN is counted as received.
+        resolve(ctx, OfferOutcome::Closed, (new == BPF_TCP_CLOSE_WAIT) as u64);
+    }
+}
+
+/// If this connection was offered to be moved: what came next. Once. `fin` is what was received since that is no payload.
+#[inline(always)]
+fn resolve(ctx: &SockOpsContext, outcome: OfferOutcome, fin: u64) {
     // SAFETY: the kernel passes a valid context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
     let Some(offer) = OFFERS.get_ptr_mut(&cookie) else { return };
@@ -163,8 +180,8 @@ fn resolve(ctx: &SockOpsContext, outcome: OfferOutcome) {
             return;
         }
         // More than there was: the server spoke, and nobody had asked.
-        let outcome =
-            if (*ctx.ops).bytes_received != (*offer).received { OfferOutcome::Received } else { outcome };
+        let spoke = (*ctx.ops).bytes_received != (*offer).received + fin;
+        let outcome = if spoke { OfferOutcome::Received } else { outcome };
         (*offer).resolved_ns = bpf_ktime_get_boot_ns();
         (&raw mut (*offer).outcome).write_volatile(outcome as u32);
     }
@@ -238,9 +255,6 @@ fn closed(ctx: &SockOpsContext, socket: *mut SocketState, old: u32) {
         }
         account::close_socket(socket, failure);
         return;
-    }
-    if marks & MARK_TRACKED != 0 {
-        resolve(ctx, OfferOutcome::Closed);
     }
     account::close_socket(socket, Failure::Unreachable);
     account::totals(backend, generation, &totals(ops, socket, old));
