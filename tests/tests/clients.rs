@@ -32,6 +32,25 @@ fn destroying_connections_in_use_is_seen_as_harm() {
     assert_eq!(remains, Vec::<PathBuf>::new());
 }
 
+/// Every library of `--short`: a minute.
+#[test]
+fn moving_idle_connections_hurts_no_request() {
+    let (status, results, remains) = run(&["--short", "--seconds", "30"], |_| ());
+    let rows = results["rows"].as_array().unwrap();
+    assert!(rows.len() >= 4, "{results:#}");
+    for row in rows {
+        assert_eq!(row["outcome"], "ran", "{row:#}");
+        let tally = &row["tally"];
+        for harm in ["errors", "twice", "lost", "strays"] {
+            assert_eq!(tally[harm], 0, "{harm}: {row:#}");
+        }
+        assert!(tally["requests"].as_u64() > Some(0) && row["moves"].as_u64() > Some(0), "{row:#}");
+    }
+    // 3: a machine that is busy with something else may not get to all of the moves.
+    assert!(matches!(status.code(), Some(0 | 3)), "{status}");
+    assert_eq!(remains, Vec::<PathBuf>::new());
+}
+
 #[test]
 fn an_interrupt_leaves_nothing() {
     let arguments = ["--mechanism", "ss-kill-ungated", "--only", "node-http", "--moves", "1000"];

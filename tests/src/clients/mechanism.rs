@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, process::Command, time::Du
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::server::PORT;
 use crate::{agent::Agent, topology::Pod};
@@ -16,6 +16,8 @@ use crate::{agent::Agent, topology::Pod};
 pub enum Mechanism {
     /// `balancer rebalance now`: idle ones are moved, through the agent's gate
     RebalanceNow,
+    /// The agent moves idle ones by itself, because servers were added, until connections are even again; `--moves` means nothing
+    RebalanceIdle,
     /// Any are destroyed with `ss -K`, idle or not: the control, which shows that the suite sees harm where there is some
     SsKillUngated,
 }
@@ -42,6 +44,16 @@ struct Item {
 }
 
 impl Moves {
+    /// All that was done to a Service since it was made, whoever asked for it.
+    pub fn of_service(scene: Scene<'_>) -> Result<Self> {
+        let said = scene.agent.json(["rebalance", "status", scene.service])?;
+        let items = said["items"].as_array().cloned().unwrap_or_default();
+        let counts: Vec<&Value> = items.iter().map(|item| &item["lifecycle"]).collect();
+        let mut moves = Self::read(&json!({ "items": counts }))?;
+        moves.refused.retain(|_, count| *count > 0);
+        Ok(moves)
+    }
+
     fn read(said: &Value) -> Result<Self> {
         let Said { items } = Said::deserialize(said).with_context(|| format!("unexpected answer: {said}"))?;
         ensure!(!items.is_empty(), "the Service is unknown: {said}");
@@ -86,7 +98,7 @@ impl Mechanism {
     /// neither is so, because idle connections could be destroyed without harm.
     pub fn pace(self, quiet: Duration) -> Pace {
         match self {
-            Self::RebalanceNow => {
+            Self::RebalanceNow | Self::RebalanceIdle => {
                 let shortest = quiet + (quiet / 4).max(Duration::from_millis(200));
                 let longest = shortest + (quiet * 3 / 4).max(Duration::from_millis(800));
                 Pace { think: shortest..=longest, delay: Duration::from_millis(40) }
@@ -98,13 +110,14 @@ impl Mechanism {
         }
     }
 
-    /// Does it to at most `max` connections.
+    /// Does it to at most `max` connections. What the agent does by itself is none of this.
     pub fn provoke(self, scene: Scene<'_>, max: u64) -> Result<Moves> {
         match self {
             Self::RebalanceNow => {
                 let max = max.to_string();
                 Moves::read(&scene.agent.json(["rebalance", "now", scene.service, "--max", &max])?)
             }
+            Self::RebalanceIdle => Ok(Moves::default()),
             Self::SsKillUngated => kill(scene.client, max),
         }
     }
@@ -146,8 +159,6 @@ fn local_ports(listed: &str) -> Vec<u16> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

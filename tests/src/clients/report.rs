@@ -66,7 +66,7 @@ pub enum Verdict {
     Clean,
     /// A request was hurt.
     Hurt,
-    /// No request was hurt, but there were too few moves to tell, or none.
+    /// No request was hurt, but there were too few moves to tell, or none, or they did not make connections even.
     TooFew,
     /// It did not run here, or not to its end.
     NotRun,
@@ -77,8 +77,11 @@ impl Outcome {
         match self {
             Self::NotRun { .. } | Self::Broken { .. } => Verdict::NotRun,
             Self::Ran(measured) if !measured.tally.is_clean() => Verdict::Hurt,
-            Self::Ran(measured) if measured.moves < wanted_moves.max(1) => Verdict::TooFew,
-            Self::Ran(_) => Verdict::Clean,
+            Self::Ran(measured) => match &measured.even {
+                Some(even) if even.after.is_some() && measured.moves > 0 => Verdict::Clean,
+                None if measured.moves >= wanted_moves.max(1) => Verdict::Clean,
+                Some(_) | None => Verdict::TooFew,
+            },
         }
     }
 }
@@ -131,12 +134,20 @@ impl Row {
         match (&self.outcome, self.verdict) {
             (Outcome::NotRun { reason }, _) => format!("not run: {}", first_line(reason)),
             (Outcome::Broken { reason }, _) => format!("broke off: {}", first_line(reason)),
-            (_, Verdict::Clean) => "no request hurt".into(),
+            (Outcome::Ran(measured), Verdict::Clean) => {
+                match measured.even.as_ref().and_then(|even| even.after) {
+                    Some(seconds) => format!("no request hurt, even after {seconds:.0} s"),
+                    None => "no request hurt".into(),
+                }
+            }
             (Outcome::Ran(measured), _) if measured.tally.strays > 0 => {
                 format!("**not to be trusted**: {} executions that nobody sent", measured.tally.strays)
             }
             (_, Verdict::Hurt) => "**hurt**".into(),
-            (_, Verdict::TooFew | Verdict::NotRun) => "too few moves".into(),
+            (Outcome::Ran(measured), Verdict::TooFew | Verdict::NotRun) => match &measured.even {
+                Some(even) => format!("not even: {:?}, {:.2} of the mean", even.spread, even.max_over_mean),
+                None => "too few moves".into(),
+            },
         }
     }
 
@@ -210,7 +221,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::{
-        super::{join::Tally, library::LIBRARIES},
+        super::{join::Tally, library::LIBRARIES, row::Evenness},
         *,
     };
 
@@ -225,6 +236,7 @@ mod tests {
             not_reconnected: 0,
             took: None,
             seconds: 50.0,
+            even: None,
         };
         Row::new(&LIBRARIES[0], Duration::from_millis(500), Outcome::Ran(Box::new(measured)), 200)
     }
@@ -248,6 +260,20 @@ mod tests {
         assert_eq!(outcome.verdict(0), Verdict::TooFew, "nothing was tried, even if nothing was wanted");
         let broken = Outcome::Broken { reason: String::new() };
         assert_eq!(broken.verdict(0), Verdict::NotRun);
+    }
+
+    #[test]
+    fn where_evenness_is_the_aim_it_counts() {
+        let judge = |after: Option<f64>, errors| {
+            let tally = Tally { requests: 900, errors, ..Tally::default() };
+            let Outcome::Ran(mut measured) = row(27, tally).outcome else { unreachable!() };
+            measured.even = Some(Evenness { after, max_over_mean: 1.25, spread: vec![5, 3] });
+            let row = Row::new(&LIBRARIES[0], Duration::from_millis(500), Outcome::Ran(measured), u64::MAX);
+            (row.verdict, row.result())
+        };
+        assert_eq!(judge(Some(83.2), 0), (Verdict::Clean, "no request hurt, even after 83 s".into()));
+        assert_eq!(judge(None, 0), (Verdict::TooFew, "not even: [5, 3], 1.25 of the mean".into()));
+        assert_eq!(judge(Some(83.2), 1), (Verdict::Hurt, "**hurt**".into()));
     }
 
     #[test]

@@ -29,8 +29,14 @@ use crate::{
 /// Connections that a client holds.
 const CONNECTIONS: usize = 24;
 
-/// Servers that they are spread over.
+/// The same where the agent evens out by itself, which has a budget of five in a hundred.
+const CONNECTIONS_EVENED: usize = 60;
+
+/// Servers that they are spread over; where the agent evens out, as many come to these.
 const SERVERS: usize = 3;
+
+/// What is even: the fullest server's connections over the mean.
+const EVEN: f64 = 1.1;
 
 /// Connections that are moved at once, at most.
 const AT_ONCE: u64 = 6;
@@ -89,6 +95,20 @@ pub struct Measured {
     pub took: Option<Quantiles>,
     /// How long connections were moved.
     pub seconds: f64,
+    /// How even they became, where that was the aim.
+    pub even: Option<Evenness>,
+}
+
+/// How even connections became.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evenness {
+    /// Seconds from the new servers on; `None` if they never were even.
+    pub after: Option<f64>,
+    /// The fullest server's connections over the mean, in the end.
+    pub max_over_mean: f64,
+    /// Connections of each server, in the end.
+    pub spread: Vec<u64>,
 }
 
 impl Stage<'_> {
@@ -102,13 +122,16 @@ impl Stage<'_> {
         let service = format!("clients/row-{number}");
         let pace = plan.mechanism.pace(plan.quiet);
         let scratch = Scratch::files()?;
-        let pods = self.topology.pods(&format!("server{number}"), SERVERS)?;
+        let evened = plan.mechanism == Mechanism::RebalanceIdle;
+        let (count, connections) =
+            if evened { (2 * SERVERS, CONNECTIONS_EVENED) } else { (SERVERS, CONNECTIONS) };
+        let pods = self.topology.pods(&format!("server{number}"), count)?;
         let setting =
             Setting { places: self.places, scratch: scratch.path(), dialled: target, delay: pace.delay };
         let kind = plan.library.server;
         let servers = Servers::start(kind, &pods, setting)?;
-        self.publish(&service, target, plan.quiet)?;
-        self.manifests.backends(&service, PORT, &pods)?;
+        self.publish(&service, target, plan)?;
+        self.manifests.backends(&service, PORT, &pods[..SERVERS])?;
         self.agent.wait_for(target, Duration::from_secs(10), |stats| {
             stats.backends.iter().filter(|backend| backend.state == "ready").count() == SERVERS
         })?;
@@ -117,7 +140,7 @@ impl Stage<'_> {
         let authority = Servers::authority(kind, scratch.path());
         let load = Load {
             target,
-            connections: CONNECTIONS,
+            connections,
             think: pace.think.clone(),
             delay: pace.delay,
             authority: authority.as_deref(),
@@ -126,7 +149,13 @@ impl Stage<'_> {
         let watch = Watch::start(client.id(), PORT);
         let scene = Scene { agent: self.agent, service: &service, client: &pod };
         let begun = Instant::now();
-        let Moves { moved: moves, refused } = provoke(plan, scene, &mut client)?;
+        let (moves, even) = if evened {
+            self.manifests.backends(&service, PORT, &pods)?;
+            let even = become_even(plan, scene, target, &mut client)?;
+            (Moves::of_service(scene)?, Some(even))
+        } else {
+            (provoke(plan, scene, &mut client)?, None)
+        };
         let seconds = begun.elapsed().as_secs_f64();
         // Every connection that was moved is asked for once more.
         pause(*pace.think.end() + Duration::from_millis(500))?;
@@ -138,27 +167,27 @@ impl Stage<'_> {
 
         let ends = said.requests.iter().filter_map(|request| Some(request.end.as_ref()?.0 - request.sent));
         Ok(Measured {
-            moves,
-            refused,
+            moves: moves.moved,
+            refused: moves.refused,
             tally: Tally::of(&said.requests, executed.iter().map(String::as_str)),
             reconnected: Quantiles::of(reconnects.took),
             not_reconnected: reconnects.waiting.len(),
             took: Quantiles::of(ends),
             seconds,
+            even,
             library: said.library,
         })
     }
 
     /// A Service whose connections may be moved as soon and as often as they are quiet.
-    fn publish(&self, service: &str, target: SocketAddr, quiet: Duration) -> Result<()> {
+    fn publish(&self, service: &str, target: SocketAddr, plan: Plan<'_>) -> Result<()> {
         let service = self.manifests.service(service).cluster_ip(target.ip()).port(target.port());
-        let quiet = format!("{}ms", quiet.as_millis());
+        let quiet = format!("{}ms", plan.quiet.as_millis());
         let annotations = [
             ("balancer.dev/rebalance", "idle"),
             ("balancer.dev/rebalance-trust", "immediate"),
             ("balancer.dev/rebalance-quiet", &quiet),
             ("balancer.dev/rebalance-min-age", MIN_AGE),
-            ("balancer.dev/rebalance-budget", "100%"),
         ];
         annotations.into_iter().fold(service, |service, (key, value)| service.annotation(key, value)).write()
     }
@@ -176,6 +205,28 @@ fn provoke(plan: Plan<'_>, scene: Scene<'_>, client: &mut Client) -> Result<Move
         done.add(now.refused);
     }
     Ok(done)
+}
+
+/// Waits until all servers have their share of the connections, or time is up.
+fn become_even(
+    plan: Plan<'_>,
+    scene: Scene<'_>,
+    target: SocketAddr,
+    client: &mut Client,
+) -> Result<Evenness> {
+    let begun = Instant::now();
+    loop {
+        pause(EVERY)?;
+        client.check_runs()?;
+        let stats = scene.agent.stats_of(target)?;
+        let spread: Vec<u64> = stats.backends.iter().map(|backend| backend.active).collect();
+        let max_over_mean = stats.evenness.map_or(f64::INFINITY, |evenness| evenness.max_over_mean);
+        let even = spread.len() == 2 * SERVERS && max_over_mean <= EVEN;
+        if even || begun.elapsed() >= plan.limit {
+            let after = even.then(|| begun.elapsed().as_secs_f64());
+            return Ok(Evenness { after, max_over_mean, spread });
+        }
+    }
 }
 
 /// Waits, unless this process is asked to end.
