@@ -37,12 +37,14 @@ pub struct Processes {
     descriptors: HashMap<u32, Option<HashMap<u32, Vec<i32>>>>,
 }
 
-impl Processes {
+impl Default for Processes {
     /// Nothing is known yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { hierarchy: Hierarchy::open(), descriptors: HashMap::new() }
     }
+}
 
+impl Processes {
     /// Where `socket` is: the process that opened it is asked, and all of its cgroup, for any of them may have
     /// inherited it or been handed it.
     pub fn place(&mut self, socket: &LiveSocket) -> Place {
