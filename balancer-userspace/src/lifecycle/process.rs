@@ -32,6 +32,7 @@ pub enum Place {
 
 /// What was found out about processes in one pass. They change at any time: whoever acts on it looks again.
 pub struct Processes {
+    sees_all: bool,
     hierarchy: Hierarchy,
     /// The descriptors of each process's sockets, by inode number; `None` of one that may not be looked at.
     descriptors: HashMap<u32, Option<HashMap<u32, Vec<i32>>>>,
@@ -40,7 +41,7 @@ pub struct Processes {
 impl Default for Processes {
     /// Nothing is known yet.
     fn default() -> Self {
-        Self { hierarchy: Hierarchy::open(), descriptors: HashMap::new() }
+        Self { sees_all: sees_all(), hierarchy: Hierarchy::open(), descriptors: HashMap::new() }
     }
 }
 
@@ -48,7 +49,7 @@ impl Processes {
     /// Where `socket` is: the process that opened it is asked, and all of its cgroup, for any of them may have
     /// inherited it or been handed it.
     pub fn place(&mut self, socket: &LiveSocket) -> Place {
-        if !sees_all() {
+        if !self.sees_all {
             return Place::Hidden(Vec::new());
         }
         let Some(opener) = socket.tgid().filter(|_| socket.inode != 0) else { return Place::Nowhere };
@@ -145,9 +146,7 @@ pub fn sleeps(pid: u32) -> bool {
 /// Whether this process is in the PID namespace in which the programs record who connects: the machine's own.
 /// In another one the numbers stand for other processes, or none.
 pub fn sees_all() -> bool {
-    /// `PROC_PID_INIT_INO`.
-    const INITIAL: &str = "pid:[4026531836]";
-    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.to_str() == Some(INITIAL))
+    super::rights::Rights::of(std::process::id()).pids
 }
 
 #[cfg(test)]
