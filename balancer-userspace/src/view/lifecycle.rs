@@ -35,6 +35,8 @@ pub struct LifecycleView {
     pub harmless: u64,
     /// Of these, those that a move would have cut off.
     pub harmful: u64,
+    /// How many in a row did no harm.
+    pub clean: u64,
     /// Connections that were moved to even out.
     pub moved: u64,
     /// Of these, those whose process had connected anew within ten seconds.
@@ -144,6 +146,7 @@ impl LifecycleView {
             offered: lifecycle.offered,
             harmless: lifecycle.harmless,
             harmful: lifecycle.harmful,
+            clean: lifecycle.clean.into(),
             moved: lifecycle.moved,
             reconnected: lifecycle.reconnected,
             lost: lifecycle.lost,
@@ -163,9 +166,9 @@ impl LifecycleView {
         self.mode != Rebalance::Off || self.drain == Drain::On
     }
 
-    /// Whether enough offers were harmless, and none was harmful.
+    /// Whether enough offers in a row were harmless.
     pub const fn is_earned(&self) -> bool {
-        self.harmless >= CLEAN && self.harmful == 0
+        self.clean >= CLEAN
     }
 }
 
