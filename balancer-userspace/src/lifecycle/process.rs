@@ -53,8 +53,9 @@ impl Processes {
             return Place::Hidden(Vec::new());
         }
         let Some(opener) = socket.tgid().filter(|_| socket.inode != 0) else { return Place::Nowhere };
-        let mut pids: BTreeSet<u32> =
-            socket.cgroup_id.map(|id| self.relatives(id, opener)).unwrap_or_default();
+        let Some(mut pids) = socket.cgroup_id.and_then(|id| self.relatives(id, opener)) else {
+            return Place::Shared;
+        };
         pids.insert(opener);
         if pids.len() > MOST {
             return Place::Shared;
@@ -77,15 +78,14 @@ impl Processes {
     }
 
     /// The processes that may have got a socket from `opener`: those of its cgroup or, where that is the root,
-    /// which everybody is in, its own parent and children.
-    fn relatives(&mut self, cgroup: u64, opener: u32) -> BTreeSet<u32> {
-        let is_root = self.hierarchy.path(cgroup).is_none_or(|path| path.as_os_str().is_empty());
-        if !is_root {
-            return self.hierarchy.processes(cgroup).into_iter().collect();
+    /// which everybody is in, its own parent and children. `None` if that cannot be told.
+    fn relatives(&mut self, cgroup: u64, opener: u32) -> Option<BTreeSet<u32>> {
+        if !self.hierarchy.path(cgroup)?.as_os_str().is_empty() {
+            return Some(self.hierarchy.processes(cgroup).into_iter().collect());
         }
         let mut family: BTreeSet<u32> = children(opener).into_iter().collect();
         family.extend(parent(opener).filter(|pid| *pid > 1));
-        family
+        Some(family)
     }
 
     fn descriptors(&mut self, pid: u32) -> Option<&HashMap<u32, Vec<i32>>> {

@@ -3,6 +3,7 @@
 use std::fs;
 
 /// Numbers of `include/uapi/linux/capability.h`.
+const DAC_READ_SEARCH: u64 = 1 << 2;
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_PTRACE: u64 = 1 << 19;
 const SYS_ADMIN: u64 = 1 << 21;
@@ -16,7 +17,7 @@ pub struct Rights {
     pub namespaces: bool,
     /// The kernel closes sockets for it.
     pub destroy: bool,
-    /// Their descriptors can be duplicated.
+    /// Their descriptors can be listed and duplicated, and their cgroups found.
     pub descriptors: bool,
     /// Process ids mean the same to it as to the programs.
     pub pids: bool,
@@ -33,7 +34,7 @@ impl Rights {
         Self {
             namespaces: has(SYS_ADMIN | SYS_PTRACE),
             destroy: has(NET_ADMIN),
-            descriptors: has(SYS_PTRACE),
+            descriptors: has(SYS_PTRACE | DAC_READ_SEARCH),
             pids: pid_namespace.is_none_or(|link| link == INITIAL),
         }
     }
@@ -67,7 +68,8 @@ impl Rights {
             );
         } else if !self.descriptors {
             missing.push(
-                "connections are closed by the kernel instead of through their descriptors, for want of CAP_SYS_PTRACE",
+                "connections are closed by the kernel instead of through their descriptors, or stay where that could hit \
+                 another process: to reach descriptors takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
             );
         }
         if !self.destroy {
