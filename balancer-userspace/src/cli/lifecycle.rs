@@ -66,7 +66,7 @@ pub fn activity(service: &ServiceView) -> Cell {
     match (activity, stopped(&service.lifecycle)) {
         (Activity::Stopped, Some(why)) => Cell::inked(format!("stopped: {why}"), Ink::Warn),
         (Activity::Even, _) => Cell::inked(activity.name(), Ink::Good),
-        (Activity::Off, _) => Cell::inked(activity.name(), Ink::Dim),
+        (Activity::Off | Activity::Bound, _) => Cell::inked(activity.name(), Ink::Dim),
         (Activity::Stopped | Activity::Watching | Activity::Moving, _) => Cell::new(activity.name()),
     }
 }
