@@ -553,8 +553,8 @@ pub struct Lifecycle {
     pub quiet_ms: u32,
     /// The longest silence of the last ten minutes that a server broke, in milliseconds.
     pub longest_push_ms: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// How many offers in a row did no harm.
+    pub clean: u32,
 }
 
 /// What came of an [`Offer`]. The numbers are part of the layout.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use balancer_common::abi::Mode;
+use balancer_common::abi::{Mode, Rebalance};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -45,9 +45,9 @@ use crate::{
     exclusion,
     history::Sampler,
     http::Server,
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, rights::Rights},
     metrics::{AgentMetrics, Outcome},
-    model::{Defaults, Event, Index, NodeInfo},
+    model::{Defaults, Drain, Event, Index, NodeInfo},
     reconcile::Reconciler,
     source::{
         NOTICES, Notice, Source, SourceError, SourceHealth, SourceKind,
@@ -117,6 +117,11 @@ pub fn run(pins: &Path, args: &AgentArgs) -> Result<(), Failure> {
     neighbours.iter().for_each(tell_of);
     if !cgroup.is_root() {
         log::warn!("{}", part_of_the_machine(&cgroup, args.cgroup.as_deref()));
+    }
+    let asked = args.connections().rebalance != Rebalance::Off || args.connections().drain == Drain::Idle;
+    for missing in Rights::of(std::process::id()).missing() {
+        // Services may ask for it by annotation.
+        log::log!(if asked { log::Level::Warn } else { log::Level::Info }, "{missing}");
     }
     if datapath::boot_offset_ns() != 0 {
         log::info!(

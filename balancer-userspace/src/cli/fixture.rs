@@ -125,6 +125,7 @@ fn lifecycle() -> LifecycleView {
         offered: 260,
         harmless: 250,
         harmful: 0,
+        clean: 250,
         moved: 30,
         reconnected: 28,
         lost: 1,

@@ -54,9 +54,8 @@ pub fn moves(lifecycle: &LifecycleView) -> Option<String> {
 /// What it takes to move a connection, and how far that is: `record 120/200`, `earned`.
 pub fn trust(lifecycle: &LifecycleView) -> String {
     match lifecycle.trust {
-        Trust::Record if lifecycle.harmful > 0 => format!("record {} harmful", lifecycle.harmful),
         Trust::Record if lifecycle.is_earned() => "earned".to_owned(),
-        Trust::Record => format!("record {}/{CLEAN} clean", lifecycle.harmless),
+        Trust::Record => format!("record {}/{CLEAN} clean", lifecycle.clean),
         Trust::Immediate | Trust::Forced => lifecycle.trust.name().to_owned(),
     }
 }
@@ -67,7 +66,7 @@ pub fn activity(service: &ServiceView) -> Cell {
     match (activity, stopped(&service.lifecycle)) {
         (Activity::Stopped, Some(why)) => Cell::inked(format!("stopped: {why}"), Ink::Warn),
         (Activity::Even, _) => Cell::inked(activity.name(), Ink::Good),
-        (Activity::Off, _) => Cell::inked(activity.name(), Ink::Dim),
+        (Activity::Off | Activity::Bound, _) => Cell::inked(activity.name(), Ink::Dim),
         (Activity::Stopped | Activity::Watching | Activity::Moving, _) => Cell::new(activity.name()),
     }
 }

@@ -38,7 +38,7 @@ impl Census {
                 by_service.entry(socket.service()).or_default().push(socket);
             }
         }
-        Ok(Self { by_service, channels, processes: Processes::new(), incomplete })
+        Ok(Self { by_service, channels, processes: Processes::default(), incomplete })
     }
 
     /// The sockets of a Service; they are taken out.

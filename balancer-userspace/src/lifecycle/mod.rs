@@ -11,7 +11,7 @@
 //! - [`census`], [`process`], [`hold`], [`moving`]: the connections, who holds them, and ending one;
 //! - [`offers`], [`service`], [`pace`], [`closing`]: what is done turn by turn;
 //! - [`record`]: what is written down;
-//! - [`manual`]: the same on command.
+//! - [`manual`]: the same on command; [`rights`]: what it takes.
 //!
 //! The work is done by a thread of its own, so that nothing here delays the tables.
 
@@ -26,6 +26,7 @@ mod pace;
 pub mod policy;
 pub mod process;
 pub mod record;
+pub mod rights;
 mod service;
 pub mod trust;
 mod worker;

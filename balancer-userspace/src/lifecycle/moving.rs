@@ -48,11 +48,18 @@ pub fn relocate(
     gate::judge(&hold::listed(socket).ok_or(Refusal::Changed)?, demand)?;
     match census.processes.place(socket) {
         Place::Hidden(pids) => destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed),
-        place => {
-            let hold = Hold::take(socket, &place)?;
-            hold.pass(maps, demand)?;
-            hold.end().map(|()| Way::Shutdown)
-        }
+        place => match Hold::take(socket, &place) {
+            Ok(hold) => {
+                hold.pass(maps, demand)?;
+                hold.end().map(|()| Way::Shutdown)
+            }
+            // Its descriptor may be seen, and not duplicated.
+            Err(Refusal::Unreachable) => {
+                let pids: Vec<u32> = socket.tgid().into_iter().collect();
+                destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed)
+            }
+            Err(refusal) => Err(refusal),
+        },
     }
 }
 

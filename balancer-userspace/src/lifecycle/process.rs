@@ -32,26 +32,30 @@ pub enum Place {
 
 /// What was found out about processes in one pass. They change at any time: whoever acts on it looks again.
 pub struct Processes {
+    sees_all: bool,
     hierarchy: Hierarchy,
     /// The descriptors of each process's sockets, by inode number; `None` of one that may not be looked at.
     descriptors: HashMap<u32, Option<HashMap<u32, Vec<i32>>>>,
 }
 
-impl Processes {
+impl Default for Processes {
     /// Nothing is known yet.
-    pub fn new() -> Self {
-        Self { hierarchy: Hierarchy::open(), descriptors: HashMap::new() }
+    fn default() -> Self {
+        Self { sees_all: sees_all(), hierarchy: Hierarchy::open(), descriptors: HashMap::new() }
     }
+}
 
+impl Processes {
     /// Where `socket` is: the process that opened it is asked, and all of its cgroup, for any of them may have
     /// inherited it or been handed it.
     pub fn place(&mut self, socket: &LiveSocket) -> Place {
-        if !sees_all() {
+        if !self.sees_all {
             return Place::Hidden(Vec::new());
         }
         let Some(opener) = socket.tgid().filter(|_| socket.inode != 0) else { return Place::Nowhere };
-        let mut pids: BTreeSet<u32> =
-            socket.cgroup_id.map(|id| self.relatives(id, opener)).unwrap_or_default();
+        let Some(mut pids) = socket.cgroup_id.and_then(|id| self.relatives(id, opener)) else {
+            return Place::Shared;
+        };
         pids.insert(opener);
         if pids.len() > MOST {
             return Place::Shared;
@@ -74,15 +78,14 @@ impl Processes {
     }
 
     /// The processes that may have got a socket from `opener`: those of its cgroup or, where that is the root,
-    /// which everybody is in, its own parent and children.
-    fn relatives(&mut self, cgroup: u64, opener: u32) -> BTreeSet<u32> {
-        let is_root = self.hierarchy.path(cgroup).is_none_or(|path| path.as_os_str().is_empty());
-        if !is_root {
-            return self.hierarchy.processes(cgroup).into_iter().collect();
+    /// which everybody is in, its own parent and children. `None` if that cannot be told.
+    fn relatives(&mut self, cgroup: u64, opener: u32) -> Option<BTreeSet<u32>> {
+        if !self.hierarchy.path(cgroup)?.as_os_str().is_empty() {
+            return Some(self.hierarchy.processes(cgroup).into_iter().collect());
         }
         let mut family: BTreeSet<u32> = children(opener).into_iter().collect();
         family.extend(parent(opener).filter(|pid| *pid > 1));
-        family
+        Some(family)
     }
 
     fn descriptors(&mut self, pid: u32) -> Option<&HashMap<u32, Vec<i32>>> {
@@ -143,9 +146,7 @@ pub fn sleeps(pid: u32) -> bool {
 /// Whether this process is in the PID namespace in which the programs record who connects: the machine's own.
 /// In another one the numbers stand for other processes, or none.
 pub fn sees_all() -> bool {
-    /// `PROC_PID_INIT_INO`.
-    const INITIAL: &str = "pid:[4026531836]";
-    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.to_str() == Some(INITIAL))
+    super::rights::Rights::of(std::process::id()).pids
 }
 
 #[cfg(test)]

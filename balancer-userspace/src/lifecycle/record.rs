@@ -65,14 +65,16 @@ pub fn stop(maps: &Maps, service: u32, stop: Stop, now_ns: u64) {
     pair(maps, service, offset_of!(Lifecycle, stop), [stop as u32, quiet_ms]);
 }
 
-/// Writes down how long a connection must be quiet, and the silence from which that was learned.
-pub fn quiet(maps: &Maps, service: u32, quiet: Duration, longest_push: Option<Duration>) {
+/// Writes down what was learned: how long a connection must be quiet, the silence from which that follows, and how
+/// many offers in a row did no harm.
+pub fn lessons(maps: &Maps, service: u32, quiet: Duration, longest_push: Option<Duration>, clean: u64) {
     let before = entry(maps, service);
     let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     let (quiet, push) = (ms(quiet), longest_push.map_or(0, ms));
-    if (before.quiet_ms, before.longest_push_ms) != (quiet, push) {
+    let clean = u32::try_from(clean).unwrap_or(u32::MAX);
+    if (before.quiet_ms, before.longest_push_ms, before.clean) != (quiet, push, clean) {
         pair(maps, service, offset_of!(Lifecycle, stop), [before.stop, quiet]);
-        pair(maps, service, offset_of!(Lifecycle, longest_push_ms), [push, 0]);
+        pair(maps, service, offset_of!(Lifecycle, longest_push_ms), [push, clean]);
     }
 }
 

@@ -72,7 +72,7 @@ impl ServiceState {
     pub fn new(maps: &Maps, service: u32) -> Self {
         let entry = record::entry(maps, service);
         Self {
-            lessons: Lessons::from_record(entry.harmless, entry.harmful),
+            lessons: Lessons::from_record(entry.clean.into()),
             motion: Motion::Still,
             budget: Budget::default(),
             returns: Returns::default(),
@@ -139,10 +139,12 @@ impl ServiceState {
     fn judge(&mut self, turn: &Turn<'_>, subject: Subject<'_>) {
         let Turn { maps, now_ns, .. } = turn;
         self.lessons.pass(*now_ns);
-        record::quiet(maps, subject.id, self.quiet(subject.service), self.lessons.longest_push());
+        let (quiet, push) = (self.quiet(subject.service), self.lessons.longest_push());
+        record::lessons(maps, subject.id, quiet, push, self.lessons.clean());
+        let entry = record::entry(maps, subject.id);
         let forced = subject.service.flags & SERVICE_FORCED != 0;
-        let over = now_ns.saturating_sub(self.stopped_ns) > PAUSE_NS
-            || record::entry(maps, subject.id).endpoints_changed_ns > self.stopped_ns;
+        let over =
+            now_ns.saturating_sub(self.stopped_ns) > PAUSE_NS || entry.endpoints_changed_ns > self.stopped_ns;
         if self.stop == Stop::NoReconnects && over {
             self.returns.forget();
         }
@@ -150,6 +152,9 @@ impl ServiceState {
             Stop::ServerSpeaksFirst
         } else if self.returns.too_few() || self.stop == Stop::NoReconnects && !over {
             Stop::NoReconnects
+        } else if entry.moved > 0 && !self.is_trusted(subject.service) {
+            // It was trusted once, and is not any more.
+            Stop::Harm
         } else {
             Stop::None
         };
@@ -240,7 +245,11 @@ fn say(name: &str, stop: Stop) {
         Stop::NoReconnects => log::warn!(
             "{name}: no more connections are moved: too few of the clients connected anew within ten seconds"
         ),
-        Stop::ServerSpeaksFirst | Stop::Harm => log::warn!(
+        Stop::Harm => log::warn!(
+            "{name}: no more connections are moved before {CLEAN} offers in a row have done no harm: a server spoke first on \
+             one that could have been"
+        ),
+        Stop::ServerSpeaksFirst => log::warn!(
             "{name}: no connections are moved: its servers often speak first, so that no silence is long enough \
              (balancer.dev/rebalance-trust: forced moves them all the same)"
         ),

@@ -28,7 +28,7 @@ const URGENT: Duration = Duration::from_millis(200);
 /// How often all connections are listed while some are being moved, and while they are only watched.
 const MOVING: Duration = Duration::from_secs(1);
 const WATCHING: Duration = Duration::from_secs(5);
-/// How many times as long as a listing took is waited for the next one: what it may cost, in processors, is one
+/// How many times as long as a listing and what followed took is waited for the next one: what it may cost, in processors, is one
 /// in so many. Urgent ones may cost more, for as long as something is urgent.
 const SPARING: u32 = 80;
 const SPARING_URGENT: u32 = 8;
@@ -43,8 +43,10 @@ pub(super) struct Worker {
     offers: Offers,
     paces: Paces,
     closing: Closing,
-    /// When connections were listed last, and how long that took.
+    /// When connections were listed last, and how long that and what followed took.
     listed: Option<(Instant, Duration)>,
+    /// A number from 0 to 1, another one after each listing.
+    jitter: f64,
     /// Trouble that was told.
     told: HashSet<String>,
 }
@@ -73,6 +75,7 @@ impl Worker {
             paces: Paces::default(),
             closing: Closing::default(),
             listed: None,
+            jitter: 0.5,
             told: HashSet::new(),
         }
     }
@@ -98,6 +101,10 @@ impl Worker {
 
     /// One turn; how long to wait for the next.
     fn turn(&mut self) -> Duration {
+        // Nothing of the tables is looked at, and so in memory, where nobody asks for anything.
+        if self.roster.is_empty() && self.departed.is_empty() {
+            return TURN;
+        }
         let now_ns = boot_ns();
         let control = self.maps.control();
         // Whose view is not complete, or old, knows neither who is gone nor what is even.
@@ -115,22 +122,24 @@ impl Worker {
             (false, true) => (MOVING, SPARING),
             (false, false) => (WATCHING, SPARING),
         };
+        // Nodes that saw the same change do not move in step.
+        let least = least.mul_f64(0.8 + 0.4 * self.jitter);
         let due = self
             .listed
             .map_or(Duration::ZERO, |(then, took)| least.max(took * sparing).saturating_sub(then.elapsed()));
         if !due.is_zero() {
             return due.min(TURN);
         }
+        self.jitter = (now_ns % 1_000) as f64 / 1_000.0;
         let begun = Instant::now();
         let udp = !work.gone.is_empty();
         let transports: &[Transport] =
             if udp { &[Transport::Tcp, Transport::Udp] } else { &[Transport::Tcp] };
         match Census::take(&self.maps, transports) {
             Ok(mut census) => {
-                let took = begun.elapsed();
                 self.tell(&census);
                 self.attend(&work, &mut census);
-                self.listed = Some((begun, took));
+                self.listed = Some((begun, begun.elapsed()));
             }
             Err(error) => {
                 if self.told.insert(error.to_string()) {

@@ -6,6 +6,7 @@ use super::liveness;
 use crate::{
     cli::node::SelfProbe,
     datapath::{self, Access, DatapathError, Maps, Neighbour, Pins, ProbeOutcome},
+    lifecycle::rights::Rights,
     sockets::{self, Scope},
     view::{AgentView, CheckItem, CheckReport, MapFill, Outcome, Snapshot},
 };
@@ -88,7 +89,30 @@ fn installed(pins: &Pins, maps: &Maps, snapshot: &Snapshot) -> Vec<CheckItem> {
     items.extend(snapshot.maps.iter().map(fill));
     items.push(skipped(snapshot));
     items.push(counters(maps));
+    items.push(open_connections(snapshot));
     items
+}
+
+/// Whether the agent can do what Services ask for with connections that are open already.
+fn open_connections(snapshot: &Snapshot) -> CheckItem {
+    const NAME: &str = "connections";
+    let asking = snapshot.services.iter().filter(|service| service.lifecycle.is_on()).count();
+    let missing = Rights::of(snapshot.agent.pid).missing().join("; ");
+    match (asking, missing.is_empty()) {
+        (0, true) => item(NAME, Outcome::Ok, "no Service asks for open ones to be moved", ""),
+        (0, false) => {
+            item(NAME, Outcome::Ok, format!("no Service asks for open ones to be moved; {missing}"), "")
+        }
+        (count, true) => {
+            item(NAME, Outcome::Ok, format!("open ones of {count} Service ports may be moved"), "")
+        }
+        (_, false) => item(
+            NAME,
+            Outcome::Warning,
+            missing,
+            "give the agent these rights (deploy/kustomize/overlays/long-lived)",
+        ),
+    }
 }
 
 /// Whether every program is attached, all to one cgroup, and to the root of the hierarchy.

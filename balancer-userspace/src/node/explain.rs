@@ -214,6 +214,14 @@ fn candidates(tables: &Frozen<'_>, view: &ServiceView, chosen: u32, reason: Pick
         (PickReason::Affinity, _) => {
             ("session affinity: this client was here before".to_owned(), Box::new(certain))
         }
+        (PickReason::Steered, algorithm) => (
+            format!("the choice of {} failed of late, or is new: another one", algorithm.name()),
+            Box::new(certain),
+        ),
+        (PickReason::Panic, _) => (
+            "more than half of the backends fail: any of them".to_owned(),
+            Box::new(move |id| share.get(&id).copied().unwrap_or(0.0)),
+        ),
         (_, Algorithm::LeastConnections) if slots.len() > FULL_SCAN => (
             format!("least-connections: fewest open connections of the {WINDOW} backends whose turn it is"),
             Box::new(certain),

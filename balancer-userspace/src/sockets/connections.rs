@@ -2,8 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use balancer_common::abi::BackendState;
-
 use super::{Listing, LiveSocket, Process};
 use crate::view::{self, BackendGone, BackendView, Connection, ServiceView, Snapshot};
 
@@ -47,7 +45,7 @@ fn row(
     let service = service.filter(|service| service.frontend == socket.frontend());
     let backend = backend.filter(|backend| backend.addr == socket.target());
     let empty = || Arc::from("");
-    let removed = backend.is_none_or(|backend| backend.state == BackendState::Removed);
+    let removed = backend.is_none_or(|backend| !backend.state.is_usable());
     Connection {
         process: process(holders),
         netns: socket.netns.as_ref().map_or(0, |netns| netns.inode),

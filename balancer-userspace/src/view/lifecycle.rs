@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use balancer_common::abi::{
-    Lifecycle, Rebalance, Refusal, SERVICE_DRAIN, SERVICE_FORCED, SERVICE_TRUSTED, Service, Stop,
+    Algorithm, Lifecycle, Rebalance, Refusal, SERVICE_DRAIN, SERVICE_FORCED, SERVICE_TRUSTED, Service, Stop,
 };
 
 use super::ServiceView;
@@ -35,6 +35,8 @@ pub struct LifecycleView {
     pub harmless: u64,
     /// Of these, those that a move would have cut off.
     pub harmful: u64,
+    /// How many in a row did no harm.
+    pub clean: u64,
     /// Connections that were moved to even out.
     pub moved: u64,
     /// Of these, those whose process had connected anew within ten seconds.
@@ -103,6 +105,8 @@ pub enum Activity {
     Moving,
     /// There is nothing to even out.
     Even,
+    /// Its clients are bound to their backends (source-hash, session affinity): nothing can be evened out.
+    Bound,
     /// Something went wrong, and nothing is moved any more.
     Stopped,
 }
@@ -115,6 +119,7 @@ impl Activity {
             Self::Watching => "watching",
             Self::Moving => "moving",
             Self::Even => "even",
+            Self::Bound => "bound",
             Self::Stopped => "stopped",
         }
     }
@@ -144,6 +149,7 @@ impl LifecycleView {
             offered: lifecycle.offered,
             harmless: lifecycle.harmless,
             harmful: lifecycle.harmful,
+            clean: lifecycle.clean.into(),
             moved: lifecycle.moved,
             reconnected: lifecycle.reconnected,
             lost: lifecycle.lost,
@@ -163,9 +169,9 @@ impl LifecycleView {
         self.mode != Rebalance::Off || self.drain == Drain::On
     }
 
-    /// Whether enough offers were harmless, and none was harmful.
+    /// Whether enough offers in a row were harmless.
     pub const fn is_earned(&self) -> bool {
-        self.harmless >= CLEAN && self.harmful == 0
+        self.clean >= CLEAN
     }
 }
 
@@ -177,6 +183,9 @@ impl ServiceView {
             Rebalance::Off => Activity::Off,
             _ if lifecycle.stopped.is_some() => Activity::Stopped,
             Rebalance::DryRun => Activity::Watching,
+            Rebalance::Idle if self.algorithm == Algorithm::SourceHash || self.affinity.is_some() => {
+                Activity::Bound
+            }
             Rebalance::Idle if lifecycle.trust == Trust::Record && !lifecycle.is_earned() => {
                 Activity::Watching
             }
@@ -236,27 +245,26 @@ mod tests {
         assert_eq!(fresh.stopped, None);
     }
 
-    /// A Service with these connections on its backends, that moves idle ones after `harmless` clean offers.
+    /// A Service with these connections on its backends, after `clean` offers in a row that did no harm.
     #[track_caller]
-    fn check(active: &[u64], harmless: u64, harmful: u64, expect: Activity) {
+    fn check(active: &[u64], clean: u64, expect: Activity) {
         let mut service = fixture::service(9, "default", "web", "", "10.96.0.1:80");
         service.backends =
             active.iter().zip(1..).map(|(active, n)| fixture::backend(n.into(), n, *active)).collect();
-        service.lifecycle = LifecycleView { mode: Rebalance::Idle, harmless, harmful, ..Default::default() };
-        assert_eq!(service.activity(), expect, "{active:?} {harmless} {harmful}");
+        service.lifecycle = LifecycleView { mode: Rebalance::Idle, clean, ..Default::default() };
+        assert_eq!(service.activity(), expect, "{active:?} {clean}");
     }
 
     #[test]
     fn what_goes_on_follows_from_the_record_and_the_spread() {
-        check(&[10, 2, 2], CLEAN, 0, Activity::Moving);
-        check(&[10, 2, 2], CLEAN - 1, 0, Activity::Watching);
-        check(&[10, 2, 2], CLEAN, 1, Activity::Watching);
-        check(&[5, 5, 4], CLEAN, 0, Activity::Even);
+        check(&[10, 2, 2], CLEAN, Activity::Moving);
+        check(&[10, 2, 2], CLEAN - 1, Activity::Watching);
+        check(&[5, 5, 4], CLEAN, Activity::Even);
         // Twice the mean, but by one connection.
-        check(&[2, 1, 0], CLEAN, 0, Activity::Even);
+        check(&[2, 1, 0], CLEAN, Activity::Even);
         // Many above the share, but few for so many.
-        check(&[110, 100, 90], CLEAN, 0, Activity::Even);
-        check(&[], CLEAN, 0, Activity::Even);
+        check(&[110, 100, 90], CLEAN, Activity::Even);
+        check(&[], CLEAN, Activity::Even);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`latency`]: what a connect takes, beside direct ones and kube-proxy's rules;
 //! - [`churn`]: connects while everything changes;
 //! - [`propagation`]: how soon a change is in the kernel, and what the agent needs for it;
+//! - [`open`]: what connections that are open cost the agent;
 //! - [`report`]: all of it, and what it should be.
 //!
 //! Every figure is measured in rounds in which the variants take turns, in an order that rotates, and is
@@ -16,6 +17,7 @@ pub mod facts;
 pub mod latency;
 pub mod load;
 pub mod numbers;
+pub mod open;
 pub mod programs;
 pub mod propagation;
 pub mod report;

@@ -9,7 +9,7 @@ use super::{
     facts::Facts,
     latency, load,
     numbers::Spread,
-    programs, propagation,
+    open, programs, propagation,
     table::table,
     targets::{self, Target},
 };
@@ -35,6 +35,8 @@ pub struct Report {
     pub propagation: Vec<propagation::Row>,
     /// The agent at an API server where much changes.
     pub load: Option<load::Outcome>,
+    /// Connections that are open.
+    pub open: Option<open::Outcome>,
     /// What should be reached, and what was.
     pub targets: Vec<Target>,
 }
@@ -52,6 +54,7 @@ impl Report {
             churn: None,
             propagation: Vec::new(),
             load: None,
+            open: None,
             targets: Vec::new(),
         }
     }
@@ -64,6 +67,7 @@ impl Report {
             self.churn.as_ref().map(targets::churn),
             Some(targets::propagation(&self.propagation)),
             self.load.as_ref().map(targets::load),
+            self.open.as_ref().map(targets::open),
         ]
         .into_iter()
         .flatten()
@@ -84,6 +88,7 @@ impl Report {
             self.churn.as_ref().map(churn_text),
             (!self.propagation.is_empty()).then(|| propagation_text(&self.propagation)),
             self.load.as_ref().map(load_text),
+            self.open.as_ref().map(open_text),
             Some(self.targets_text()),
         ];
         for section in sections.into_iter().flatten() {
@@ -246,6 +251,17 @@ fn load_text(outcome: &load::Outcome) -> String {
         "Changes at an API server, {} Services, {} endpoints: from a slice to the kernel\n{}",
         outcome.services,
         outcome.endpoints,
+        table(columns, [figures.map(short)].into_iter())
+    )
+}
+
+fn open_text(outcome: &open::Outcome) -> String {
+    let columns = ["watching: cores", "moving: cores", "moved", "RSS MiB"];
+    let figures = [outcome.watching_cores, outcome.moving_cores, outcome.moved as f64, outcome.rss_mib];
+    format!(
+        "The agent with {} open connections, {:.0} s each\n{}",
+        outcome.connections,
+        outcome.seconds,
         table(columns, [figures.map(short)].into_iter())
     )
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     churn,
     latency::{self, BALANCER, DIRECT_ATTACHED},
-    load, programs, propagation,
+    load, open, programs, propagation,
 };
 
 /// A bound on a figure.
@@ -35,6 +35,16 @@ pub fn load(outcome: &load::Outcome) -> Vec<Target> {
         Target::new("many changes: median from a slice to the kernel", outcome.median_ms, 10.0, "ms"),
         Target::new("many changes: processor time of the agent", outcome.cores, 0.5, "cores"),
         Target::new("many changes: memory of the agent", outcome.rss_mib, 100.0, "MiB"),
+    ]
+}
+
+/// Of connections that are open.
+pub fn open(outcome: &open::Outcome) -> Vec<Target> {
+    let name =
+        |what| format!("{} open connections: processor time of the agent while {what}", outcome.connections);
+    vec![
+        Target::new(name("they are watched"), outcome.watching_cores, 0.02, "cores"),
+        Target::new(name("they are moved"), outcome.moving_cores, 0.02, "cores"),
     ]
 }
 

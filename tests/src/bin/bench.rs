@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use balancer_tests::{
-    bench::{churn, facts::Facts, latency, load, programs, propagation, report::Report, worker},
+    bench::{churn, facts::Facts, latency, load, open, programs, propagation, report::Report, worker},
     topology::on_signals,
 };
 use clap::{Parser, Subcommand, ValueEnum};
@@ -63,6 +63,8 @@ enum Section {
     Propagation,
     /// 500 changes a second at an API server with 5,000 Services, for a minute
     Load,
+    /// The agent while 10,000 open connections are watched, and evened out
+    Open,
 }
 
 /// What the benchmark starts itself as, in a pod.
@@ -108,6 +110,9 @@ fn run(args: &Args) -> Result<ExitCode> {
     if wanted(Section::Load) {
         let duration = Duration::from_secs(if args.quick { 15 } else { 60 });
         report.load = Some(load::measure(load::Load { services: 5_000, per_second: 500, duration })?);
+    }
+    if wanted(Section::Open) {
+        report.open = Some(open::measure(10_000, Duration::from_secs(if args.quick { 20 } else { 60 }))?);
     }
     report.judge();
     report.machine.finish();

@@ -19,7 +19,7 @@ const WEB: &str = "shop/web";
 #[test]
 fn scaling_fails_no_connect_and_keeps_what_stays() {
     let set = Set::new(4);
-    let agent = set.agent();
+    let agent = set.agent_with(&["--close-removed", "false"]);
     let (long, short) = (set.client.client().unwrap(), set.client.client().unwrap());
     let before = settle(set.pins(), set.expect(WEB, 1, 0..4));
     assert_eq!(long.hold(8, vip4(1)).unwrap().failures.len(), 0);
@@ -125,7 +125,8 @@ fn a_service_goes_while_connections_are_open() {
         "{listed:#?}"
     );
     let states: Vec<_> = Tables::read(set.pins()).backends.values().flatten().map(|row| row.state).collect();
-    assert!(states.iter().all(|state| *state == BackendState::Removed), "{states:?}");
+    // Its pods may be well: nobody closes these connections.
+    assert!(states.iter().all(|state| *state == BackendState::Unused), "{states:?}");
 
     // It comes back meanwhile: the same Service, with the same counts.
     set.service(WEB, 1);

@@ -29,7 +29,8 @@ fn resident(process: u32) -> u64 {
 /// with few Services maps the beginning of each, also after it has looked through what an earlier one left.
 #[test]
 fn only_what_is_in_use_of_the_tables_is_in_memory() {
-    const AT_MOST: u64 = 2_048;
+    // The thread that looks after open connections has a mapping of its own of what it has to look at.
+    const AT_MOST: u64 = 5_120;
     let set = Set::new(2);
     let mut agent = set.agent();
     for start in ["the first start", "a restart"] {

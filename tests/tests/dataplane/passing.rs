@@ -59,6 +59,11 @@ fn what_is_no_service_is_not_touched() {
     }
 }
 
+/// Connections to endpoints that go are left alone.
+fn keep_removed() -> AgentOptions {
+    AgentOptions { arguments: vec!["--close-removed".into(), "false".into()], ..AgentOptions::default() }
+}
+
 #[test]
 fn a_service_without_endpoints_is_answered_by_the_node() {
     let world = World::new(1);
@@ -72,7 +77,7 @@ fn a_service_without_endpoints_is_answered_by_the_node() {
     let slice = slice.port("tcp", Protocol::Tcp, PORT).port("udp", Protocol::Udp, PORT);
     let endpoints = world.pods[0].addresses().both().map(Endpoint::not_ready);
     endpoints.into_iter().fold(slice, |slice, endpoint| slice.endpoint(endpoint)).write().unwrap();
-    let agent = world.agent();
+    let agent = world.agent_with(keep_removed());
     let client = world.client();
     for number in 1..=3 {
         for to in [vip(number).v4, vip(number).v6] {

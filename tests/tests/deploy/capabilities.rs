@@ -1,8 +1,8 @@
 //! The capabilities in the DaemonSet are the minimal set: the agent works with them, and without any one of them it says which.
 
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
-use balancer_tests::agent::Agent;
+use balancer_tests::{agent::Agent, topology::service_v4};
 
 use crate::{agent, kustomize::render, node::Node};
 
@@ -11,7 +11,11 @@ const NUMBERS: [(&str, u32); 3] = [("NET_ADMIN", 12), ("PERFMON", 38), ("BPF", 3
 
 /// The names in the manifest, without `CAP_`.
 fn of_the_manifest() -> Vec<String> {
-    let agent = agent::container(&render("base").daemon_set());
+    of("base")
+}
+
+fn of(kustomization: &str) -> Vec<String> {
+    let agent = agent::container(&render(kustomization).daemon_set());
     agent.security_context.unwrap().capabilities.unwrap().add.unwrap()
 }
 
@@ -93,5 +97,32 @@ fn none_of_them_can_be_left_out() {
             "without {missing}: {}",
             agent.log()
         );
+    }
+}
+
+/// With those of the overlay an idle connection of a pod is moved; without them it is left alone.
+#[test]
+fn what_the_overlay_adds_reaches_the_sockets_of_pods() {
+    let node = Node::new();
+    let service = node.manifests.service("shop/web").cluster_ip(service_v4(1)).port(80);
+    let service = service
+        .annotation("balancer.dev/rebalance", "idle")
+        .annotation("balancer.dev/rebalance-trust", "immediate")
+        .annotation("balancer.dev/rebalance-quiet", "200ms")
+        .annotation("balancer.dev/rebalance-min-age", "0s");
+    service.write().unwrap();
+    for (kustomization, expect) in [("overlays/long-lived", 1), ("base", 0)] {
+        let mut agent = node.agent(&with(&of(kustomization)));
+        agent.spawn().unwrap();
+        agent.wait_ready().unwrap();
+        let client = node.client.client().unwrap();
+        client.hold(1, Node::frontend()).unwrap();
+        for _ in 0..6 {
+            assert!(client.ask_held().unwrap().failures.is_empty());
+        }
+        thread::sleep(Duration::from_millis(400));
+        let document = agent.json(["rebalance", "now", "shop/web", "--max", "1"]).unwrap();
+        assert_eq!(document["items"][0]["moved"], expect, "{kustomization}: {document}");
+        assert_eq!(client.check_held().unwrap().broken, expect);
     }
 }

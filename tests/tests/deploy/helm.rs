@@ -76,6 +76,7 @@ fn its_values_reach_the_agent() {
             "algorithm": "round-robin", "lease": "2m", "logFormat": "json", "logLevel": "warn",
             "extraArgs": ["--max-backends=1000", "--zone=zone-1"],
         },
+        "longLived": {"rebalance": "dry-run"},
         "port": 9991,
         "seccompProfile": {"type": "Unconfined"},
         "imagePullSecrets": [{"name": "key"}],
@@ -86,6 +87,7 @@ fn its_values_reach_the_agent() {
     assert_eq!((arguments.max_backends, arguments.zone.as_deref()), (1000, Some("zone-1")));
     assert_eq!(arguments.http.to_string(), "127.0.0.1:9991");
     let agent = agent::container(&objects.daemon_set());
+    assert!(agent.args.unwrap().contains(&"--rebalance=dry-run".to_owned()));
     assert_eq!(agent.image.as_deref(), Some("registry.example.com/balancer:1.2.3"));
     assert_eq!(agent.security_context.unwrap().seccomp_profile.unwrap().type_, "Unconfined");
     assert_eq!(rights::rights(&objects), rights::expected(&rights::BASE));
@@ -97,6 +99,7 @@ fn what_it_balances_and_whether_is_a_value() {
         (json!({"agent": {"mode": "observe"}}), "observe"),
         (json!({"agent": {"select": "annotated"}}), "opt-in"),
         (json!({"podOptOut": true}), "pod-opt-out"),
+        (json!({"longLived": {"enabled": true}}), "long-lived"),
     ] {
         let expect = kustomize::render(&format!("overlays/{overlay}"));
         assert_eq!(bare(render(&values)), bare(expect), "{overlay}");
@@ -111,6 +114,7 @@ fn its_schema_refuses_what_the_agent_would() {
         (json!({"agent": {"mode": "watch"}}), "agent.mode"),
         (json!({"agent": {"lease": "soon"}}), "agent.lease"),
         (json!({"agent": {"extraArgs": ["no-flag"]}}), "agent.extraArgs"),
+        (json!({"longLived": {"rebalance": true}}), "longLived.rebalance"),
         (json!({"port": 99_999}), "port"),
         (json!({"image": {"repository": ""}}), "image.repository"),
     ] {

@@ -100,6 +100,21 @@ fn pod_opt_out() {
     assert_eq!(rights::rights(&objects), rights);
 }
 
+/// The one overlay with capabilities more; without a flag more, so that nothing is moved unasked.
+#[test]
+fn long_lived() {
+    let (objects, _) = overlay("long-lived", &[]);
+    let agent = |objects: &Objects| agent::container(&objects.daemon_set());
+    let added =
+        |objects: &Objects| agent(objects).security_context.unwrap().capabilities.unwrap().add.unwrap();
+    let base = render("base");
+    assert_eq!(added(&base), ["BPF", "NET_ADMIN", "PERFMON"]);
+    let more = ["SYS_PTRACE", "SYS_ADMIN", "DAC_READ_SEARCH"].map(str::to_owned);
+    assert_eq!(added(&objects), [added(&base), more.to_vec()].concat());
+    assert_eq!(objects.daemon_set().spec.unwrap().template.spec.unwrap().host_pid, Some(true));
+    assert_eq!(agent(&objects).args, agent(&base).args);
+}
+
 /// For runtimes whose default profile refuses bpf(2): nothing else differs.
 #[test]
 fn cri_o() {

@@ -150,7 +150,11 @@ impl World<'_> {
                         service.address == vip.ip() && service.protocol == protocol.to_string()
                     });
                     let ours = ours.map(|service| {
-                        service.backends.iter().filter(|backend| backend.state != "removed").count()
+                        service
+                            .backends
+                            .iter()
+                            .filter(|backend| matches!(backend.state.as_str(), "ready" | "terminating"))
+                            .count()
                     });
                     !theirs || ours != (*n != OPTED_OUT).then_some(*count)
                 })

@@ -43,7 +43,7 @@ fn clients_of_a_backend_that_is_gone_are_told_within_a_second() {
     eventually("connected UDP is told", Duration::from_secs(2), || {
         matches!(
             connected.ask().map_err(|error| error.errno()),
-            Err(Some(Errno::CONNABORTED | Errno::NOTCONN))
+            Err(Some(Errno::CONNABORTED | Errno::DESTADDRREQ))
         )
     });
     // The other one keeps its port, and goes on with another backend.
