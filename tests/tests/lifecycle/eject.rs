@@ -99,7 +99,7 @@ fn two_clients_that_meet_silence_eject_and_one_does_not() {
         let backends = agent.print(["backends", "-A", "-o", "json"]).unwrap();
         assert!(Instant::now() < deadline, "{backends}\n{}", agent.log());
         // In an order without a period: whose turn it is when the backend may be tried again is to vary.
-        attempt(if turn.count_ones() % 2 == 0 { &other } else { &world.client });
+        attempt(if turn.count_ones().is_multiple_of(2) { &other } else { &world.client });
         turn += 1;
     }
 }
