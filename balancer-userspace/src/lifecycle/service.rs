@@ -35,6 +35,52 @@ pub struct Turn<'a> {
     pub now_ns: u64,
 }
 
+/// What a connection is moved for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Its backend has too many.
+    EvenOut,
+    /// Its backend terminates.
+    Drain,
+}
+
+impl Turn<'_> {
+    /// Moves a connection if it may be moved now, and its process may lose one: `percent` of its own in a period.
+    /// Whether it was.
+    fn relocate(
+        &mut self,
+        subject: Subject<'_>,
+        socket: &LiveSocket,
+        demand: &Demand,
+        percent: u16,
+        purpose: Purpose,
+    ) -> bool {
+        let Subject { id, name, .. } = subject;
+        let process = socket.tgid().unwrap_or_default();
+        if self.paces.available(process, id, subject.share(socket, percent), self.now_ns) == 0 {
+            return false;
+        }
+        let way = match moving::relocate(self.maps, self.census, socket, demand) {
+            Ok(way) => way.name(),
+            Err(refusal) => {
+                record::count(self.maps, id, Counter::Refused(refusal));
+                return false;
+            }
+        };
+        let (done, counter) = match purpose {
+            Purpose::EvenOut => ("moved", Counter::Moved),
+            Purpose::Drain => ("drained", Counter::Drained),
+        };
+        log::info!("{name}: {done} {} ({way})", moving::describe(socket));
+        record::count(self.maps, id, counter);
+        match purpose {
+            Purpose::EvenOut => self.paces.moved(process, id, self.now_ns),
+            Purpose::Drain => self.paces.taken(process, id, self.now_ns),
+        }
+        true
+    }
+}
+
 /// The Service that a turn works on.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -178,7 +224,7 @@ impl ServiceState {
     }
 
     fn even_out(&mut self, turn: &mut Turn<'_>, subject: Subject<'_>) {
-        let Subject { id, name, service, sockets } = subject;
+        let Subject { service, sockets, .. } = subject;
         let demand = self.demand(service);
         let (_, excess) = self.motion(turn.maps, service);
         let mut left = self.budget.available(turn.now_ns, sockets.len() as u64, service.budget_percent);
@@ -188,20 +234,9 @@ impl ServiceState {
                 if left == 0 || count == 0 {
                     break;
                 }
-                let process = socket.tgid().unwrap_or_default();
-                let share = subject.share(socket, service.budget_percent);
-                if turn.paces.available(process, id, share, turn.now_ns) == 0 {
-                    continue;
-                }
-                match moving::relocate(turn.maps, turn.census, socket, &demand) {
-                    Ok(way) => {
-                        log::info!("{name}: moved {} ({})", moving::describe(socket), way.name());
-                        record::count(turn.maps, id, Counter::Moved);
-                        turn.paces.moved(process, id, turn.now_ns);
-                        self.budget.take();
-                        (left, count) = (left - 1, count - 1);
-                    }
-                    Err(refusal) => record::count(turn.maps, id, Counter::Refused(refusal)),
+                if turn.relocate(subject, socket, &demand, service.budget_percent, Purpose::EvenOut) {
+                    self.budget.take();
+                    (left, count) = (left - 1, count - 1);
                 }
             }
         }
@@ -209,7 +244,7 @@ impl ServiceState {
 
     /// Moves idle connections away from a backend that is terminating.
     pub fn drain(&mut self, turn: &mut Turn<'_>, subject: Subject<'_>, backend: u32) {
-        let Subject { id, name, service, sockets } = subject;
+        let Subject { id, service, sockets, .. } = subject;
         if self.lessons.speaks_first() && service.flags & SERVICE_FORCED == 0 {
             record::count(turn.maps, id, Counter::Refused(Refusal::ServerSpeaksFirst));
             return;
@@ -221,20 +256,7 @@ impl ServiceState {
             if left == 0 {
                 break;
             }
-            let process = socket.tgid().unwrap_or_default();
-            let share = subject.share(socket, DRAIN_SHARE);
-            if turn.paces.available(process, id, share, turn.now_ns) == 0 {
-                continue;
-            }
-            match moving::relocate(turn.maps, turn.census, socket, &demand) {
-                Ok(way) => {
-                    log::info!("{name}: drained {} ({})", moving::describe(socket), way.name());
-                    record::count(turn.maps, id, Counter::Drained);
-                    turn.paces.taken(process, id, turn.now_ns);
-                    left -= 1;
-                }
-                Err(refusal) => record::count(turn.maps, id, Counter::Refused(refusal)),
-            }
+            left -= u64::from(turn.relocate(subject, socket, &demand, DRAIN_SHARE, Purpose::Drain));
         }
     }
 }

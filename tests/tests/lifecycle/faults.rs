@@ -1,8 +1,11 @@
 //! What must not be moved, and is not.
 
-use std::time::Duration;
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
-use balancer_tests::agent::Agent;
+use balancer_tests::agent::{Agent, binary};
 use serde_json::Value;
 
 use crate::{Pool, World, vip};
@@ -20,6 +23,11 @@ fn now(agent: &Agent<'_>, max: u32) -> (u64, Value) {
     let max = max.to_string();
     let output =
         agent.cli(["rebalance", "now", "web", "-n", "default", "--max", &max, "-o", "json"]).unwrap();
+    moved(&output)
+}
+
+/// What such a command says.
+fn moved(output: &Output) -> (u64, Value) {
     let document: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let item = &document["items"][0];
@@ -103,4 +111,55 @@ fn a_connection_that_was_opened_before_is_not() {
     let (moved, refused) = now(&agent, 4);
     assert_eq!((moved, refused["untracked"].as_u64()), (0, Some(4)), "{refused}");
     pool.close();
+}
+
+#[test]
+fn without_the_right_to_its_descriptor_the_kernel_closes_it() {
+    let world = World::new(2, &READY);
+    world.endpoints(&[0, 1], &[]);
+    let agent = world.agent();
+    let mut pool = idle_pool(&world);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(binary().unwrap());
+    command.arg("--pins").arg(agent.pins());
+    command.args(["rebalance", "now", "web", "-n", "default", "--max", "2", "-o", "json"]);
+    let output = world.node.host().output(command).unwrap();
+    let (moved, refused) = moved(&output);
+    assert_eq!(moved, 2, "{refused} {output:?}");
+    // These see a connection that was aborted, not one that was ended.
+    pool.round();
+    assert_eq!(pool.replaced, 2);
+}
+
+#[test]
+fn a_client_that_never_comes_back_loses_its_share_once() {
+    let annotations = [&READY[..], &[("rebalance-budget", "50%")]].concat();
+    let world = World::new(2, &annotations);
+    world.endpoints(&[0], &[]);
+    let agent = world.agent();
+    let pool = Pool::open(&world.client, 10, vip());
+    (0..6).for_each(|_| assert!(pool.client.ask_held().unwrap().failures.is_empty()));
+    world.endpoints(&[0, 1], &[]);
+    std::thread::sleep(Duration::from_secs(35));
+    let held = pool.client.check_held().unwrap();
+    assert!((1..=5).contains(&held.broken), "{held:?}\n{}", agent.log());
+    let stats = agent.json(["rebalance", "status", "web", "-n", "default"]).unwrap();
+    let lost: u64 =
+        stats["items"].as_array().unwrap().iter().filter_map(|item| item["lifecycle"]["lost"].as_u64()).sum();
+    assert_eq!(lost, held.broken, "{stats:#}");
+}
+
+#[test]
+fn while_endpoints_come_and_go_nothing_is_moved() {
+    let world = World::new(3, &READY);
+    world.endpoints(&[0], &[]);
+    let agent = world.agent();
+    let mut pool = Pool::open(&world.client, 8, vip());
+    (0..6).for_each(|_| pool.round());
+    for turn in 0..16 {
+        world.endpoints(if turn % 2 == 0 { &[0, 1, 2] } else { &[0, 1] }, &[]);
+        pool.round();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(pool.replaced, 0, "{}", agent.log());
 }

@@ -8,6 +8,7 @@ mod drain;
 mod eject;
 mod even;
 mod faults;
+mod rolling;
 mod shadow;
 
 use std::{
