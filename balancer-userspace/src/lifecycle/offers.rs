@@ -122,7 +122,9 @@ impl Offers {
                 continue;
             }
             maps.remove_offer(cookie)?;
-            if let Some(next) = next {
+            // One from before endpoints changed may be of another Service, that had this id: no merit of this one.
+            let before = offer.offered_ns < record::entry(maps, offer.service).endpoints_changed_ns;
+            if let Some(next) = next.filter(|next| !before || *next != Next::Harmless) {
                 record::count(
                     maps,
                     offer.service,

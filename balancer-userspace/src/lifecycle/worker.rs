@@ -28,7 +28,7 @@ const URGENT: Duration = Duration::from_millis(200);
 /// How often all connections are listed while some are being moved, and while they are only watched.
 const MOVING: Duration = Duration::from_secs(1);
 const WATCHING: Duration = Duration::from_secs(5);
-/// How many times as long as a listing and what followed took is waited for the next one: what it may cost, in processors, is one
+/// How many times as long as a listing and what followed took of a processor is waited for the next one: what it may cost, in processors, is one
 /// in so many. Urgent ones may cost more, for as long as something is urgent.
 const SPARING: u32 = 80;
 const SPARING_URGENT: u32 = 8;
@@ -43,7 +43,7 @@ pub(super) struct Worker {
     offers: Offers,
     paces: Paces,
     closing: Closing,
-    /// When connections were listed last, and how long that and what followed took.
+    /// When connections were listed last, and how much of a processor that and what followed took.
     listed: Option<(Instant, Duration)>,
     /// A number from 0 to 1, another one after each listing.
     jitter: f64,
@@ -131,7 +131,7 @@ impl Worker {
             return due.min(TURN);
         }
         self.jitter = (now_ns % 1_000) as f64 / 1_000.0;
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), thread_time());
         let udp = !work.gone.is_empty();
         let transports: &[Transport] =
             if udp { &[Transport::Tcp, Transport::Udp] } else { &[Transport::Tcp] };
@@ -139,13 +139,13 @@ impl Worker {
             Ok(mut census) => {
                 self.tell(&census);
                 self.attend(&work, &mut census);
-                self.listed = Some((begun, begun.elapsed()));
+                self.listed = Some((begun, thread_time().saturating_sub(used)));
             }
             Err(error) => {
                 if self.told.insert(error.to_string()) {
                     log::warn!("connections cannot be listed, so that none is moved or closed: {error}");
                 }
-                self.listed = Some((begun, begun.elapsed()));
+                self.listed = Some((begun, thread_time().saturating_sub(used)));
             }
         }
         if urgent { URGENT } else { TURN }
@@ -252,6 +252,12 @@ impl Worker {
         let backend = self.maps.backends.get(id).unwrap_or_default();
         std::net::SocketAddr::new(backend.addr.into(), backend.port.to_host()).to_string()
     }
+}
+
+/// For how long this thread has had a processor: what others do on the machine does not count.
+fn thread_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 /// A Service port as the commands name it.
