@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// The largest [`Service::budget_percent`].
+/// The largest [`Service::budget_percent`](super::Service::budget_percent).
 pub const MAX_BUDGET: u16 = 10_000;
 
 /// Whether connections of a Service that are open already are moved. The numbers are part of the layout.

@@ -99,7 +99,7 @@ pub const UNKNOWN_SAMPLE: u16 = u16::MAX;
 pub enum PickReason {
     /// The algorithm compared or scheduled all backends.
     Algorithm = 0,
-    /// [`WINDOW`] backends were compared, because there are more than [`FULL_SCAN`].
+    /// [`WINDOW`](super::WINDOW) backends were compared, because there are more than [`FULL_SCAN`](super::FULL_SCAN).
     Sampled = 1,
     /// ClientIP affinity: the client was here before.
     Affinity = 2,
@@ -141,9 +141,10 @@ pub enum PassReason {
     Inconsistent = 2,
     /// The kernel had no memory for the socket's state.
     NoSocketState = 3,
-    /// The process is in a cgroup that is left alone ([`MAX_CGROUP_DEPTH`]).
+    /// The process is in a cgroup that is left alone ([`MAX_CGROUP_DEPTH`](super::MAX_CGROUP_DEPTH)).
     Excluded = 4,
-    /// The agent only observes ([`Mode::Observe`]): a backend was chosen and counted, and not used.
+    /// The agent only observes ([`Mode::Observe`](super::Mode::Observe)): a backend was chosen and counted, and
+    /// not used.
     Observed = 5,
 }
 
@@ -181,7 +182,7 @@ pub struct ServiceStats {
     pub picks: [u64; 8],
     /// Connects and datagrams that were left alone, by [`PassReason`]; the rest is spare.
     pub passes: [u64; 8],
-    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`] Services and forgot this one.
+    /// Unconnected UDP sockets that talked to more than [`UDP_FLOWS`](super::UDP_FLOWS) Services and forgot this one.
     pub flow_evictions: u64,
 }
 

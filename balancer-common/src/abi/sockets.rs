@@ -36,7 +36,7 @@ pub struct SocketState {
     pub phase: u32,
     /// Backend id.
     pub backend: u32,
-    /// [`Backend::generation`] when it was chosen.
+    /// [`Backend::generation`](super::Backend::generation) when it was chosen.
     pub generation: u32,
     /// Service id.
     pub service: u32,
@@ -79,7 +79,8 @@ pub const MARK_PEER_FIN: u16 = 4;
 pub const MARK_TRACKED: u16 = 8;
 /// In [`SocketState::marks`]: the attempt has counted against its backend already.
 pub const MARK_SUSPECT: u16 = 16;
-/// In [`SocketState::marks`]: it was not sent to its backend, only counted there ([`Mode::Observe`]).
+/// In [`SocketState::marks`]: it was not sent to its backend, only counted there
+/// ([`Mode::Observe`](super::Mode::Observe)).
 pub const MARK_OBSERVED: u16 = 32;
 
 /// One Service that an unconnected UDP socket talks to.
@@ -90,7 +91,7 @@ pub struct UdpFlow {
     pub phase: u32,
     /// Backend id.
     pub backend: u32,
-    /// [`Backend::generation`] when it was chosen.
+    /// [`Backend::generation`](super::Backend::generation) when it was chosen.
     pub generation: u32,
     /// Service id.
     pub service: u32,

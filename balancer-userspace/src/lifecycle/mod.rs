@@ -9,7 +9,7 @@
 //!
 //! - [`gate`], [`policy`], [`trust`]: whether, how many, and what is learned; pure;
 //! - [`census`], [`process`], [`hold`], [`moving`]: the connections, who holds them, and ending one;
-//! - [`offers`], [`service`], [`pace`], [`closing`]: what is done turn by turn;
+//! - [`offers`], `service`, `pace`, `closing`, `worker`: what is done turn by turn;
 //! - [`record`]: what is written down;
 //! - [`manual`]: the same on command; [`rights`]: what it takes.
 //!
