@@ -69,7 +69,9 @@ fn what_waits_for_an_answer_is_not() {
     for _ in 0..8 {
         std::thread::sleep(Duration::from_millis(300));
         let (moved, refused) = now(&agent, 1);
-        assert_eq!((moved, refused["unanswered"].as_u64()), (0, Some(1)), "{refused}");
+        // Not even acknowledged, where the server is slow at that, too.
+        let waits = ["unanswered", "in-flight"].map(|reason| refused[reason].as_u64().unwrap_or(0));
+        assert_eq!((moved, waits.iter().sum::<u64>()), (0, 1), "{refused}");
     }
 }
 
