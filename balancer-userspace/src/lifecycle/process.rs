@@ -102,7 +102,12 @@ fn sockets_of(pid: u32) -> Option<HashMap<u32, Vec<i32>>> {
     };
     let mut sockets: HashMap<u32, Vec<i32>> = HashMap::new();
     for entry in entries.flatten() {
-        let inode = fs::read_link(entry.path()).ok().and_then(|link| socket_inode(link.to_str()?));
+        let inode = match fs::read_link(entry.path()) {
+            Ok(link) => link.to_str().and_then(socket_inode),
+            // Who may list descriptors may not look where they lead without CAP_SYS_PTRACE.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            Err(_) => None,
+        };
         let fd = entry.file_name().to_str().and_then(|name| name.parse().ok());
         if let (Some(inode), Some(fd)) = (inode, fd) {
             sockets.entry(inode).or_default().push(fd);
