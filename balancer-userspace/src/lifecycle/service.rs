@@ -1,6 +1,6 @@
 //! What is done with the connections of one Service.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use balancer_common::abi::{Algorithm, Rebalance, Refusal, SERVICE_FORCED, SERVICE_TRUSTED, Service, Stop};
 
@@ -92,13 +92,23 @@ pub struct Subject<'a> {
     pub service: &'a Service,
     /// Its open connections.
     pub sockets: &'a [LiveSocket],
+    /// How many of them each process has ([`held`]).
+    pub held: &'a HashMap<Option<u32>, u64>,
+}
+
+/// How many of `sockets` each process has opened.
+pub fn held(sockets: &[LiveSocket]) -> HashMap<Option<u32>, u64> {
+    let mut held = HashMap::new();
+    for socket in sockets {
+        *held.entry(socket.tgid()).or_default() += 1;
+    }
+    held
 }
 
 impl Subject<'_> {
     /// How many connections of its process `socket` may be moved at once.
     fn share(&self, socket: &LiveSocket, percent: u16) -> u64 {
-        let held = self.sockets.iter().filter(|other| other.tgid() == socket.tgid()).count();
-        policy::at_once(held as u64, percent)
+        policy::at_once(self.held.get(&socket.tgid()).copied().unwrap_or(1), percent)
     }
 }
 
@@ -198,7 +208,11 @@ impl ServiceState {
             Stop::ServerSpeaksFirst
         } else if self.returns.too_few() || self.stop == Stop::NoReconnects && !over {
             Stop::NoReconnects
-        } else if entry.moved > 0 && !self.is_trusted(subject.service) {
+        } else if entry.moved > 0
+            && entry.harmful > 0
+            && Rebalance::from_u16(subject.service.rebalance) == Rebalance::Idle
+            && !self.is_trusted(subject.service)
+        {
             // It was trusted once, and is not any more.
             Stop::Harm
         } else {

@@ -14,7 +14,7 @@ use super::{
     closing::Closing,
     offers::Offers,
     pace::Paces,
-    service::{ServiceState, Subject, Turn},
+    service::{ServiceState, Subject, Turn, held},
 };
 use crate::{
     datapath::{Maps, boot_ns, from_text},
@@ -212,6 +212,7 @@ impl Worker {
             }
         });
         let mut sockets: HashMap<u32, Vec<LiveSocket>> = HashMap::new();
+        let mut counts: HashMap<u32, HashMap<Option<u32>, u64>> = HashMap::new();
         let Self { maps, services, paces, offers, reports, .. } = self;
         for departed in &work.draining {
             let id = departed.service;
@@ -219,7 +220,8 @@ impl Worker {
             let sockets = sockets.entry(id).or_insert_with(|| census.take_service(id));
             let state = services.entry(id).or_insert_with(|| ServiceState::new(maps, id));
             let name = name(maps, id);
-            let subject = Subject { id, name: &name, service: &service, sockets };
+            let held = counts.entry(id).or_insert_with(|| held(sockets));
+            let subject = Subject { id, name: &name, service: &service, sockets, held };
             state.drain(&mut Turn { maps, census, paces, now_ns }, subject, departed.backend);
         }
         for (id, service) in &work.services {
@@ -227,7 +229,8 @@ impl Worker {
             let Some(state) = services.get_mut(id) else { continue };
             let before = state.stopped();
             let name = name(maps, *id);
-            let subject = Subject { id: *id, name: &name, service, sockets: &sockets };
+            let held = counts.remove(id).unwrap_or_else(|| held(&sockets));
+            let subject = Subject { id: *id, name: &name, service, sockets: &sockets, held: &held };
             state.attend(&mut Turn { maps, census, paces, now_ns }, subject, offers);
             let stop = state.stopped();
             if before != stop {
