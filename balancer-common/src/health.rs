@@ -19,6 +19,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::select::below;
+
 /// How long a backend is avoided after a failure, in milliseconds.
 pub const AVOID_MS: u64 = 1_000;
 /// How many failures in a row eject a backend.
@@ -94,12 +96,6 @@ pub enum Suspicion {
     OneClient,
     /// Another one before.
     SeveralClients,
-}
-
-/// All ones if `a` is below `b`, else 0; both below 2^63. Without a branch, for the loops of programs.
-#[inline(always)]
-fn below(a: u64, b: u64) -> u64 {
-    crate::select::sign_mask(a.wrapping_sub(b))
 }
 
 impl Health {

@@ -1,6 +1,6 @@
 //! Least-connections: the backend with the fewest open connections for its weight.
 
-use super::sign_mask;
+use super::below;
 use crate::{
     abi::{FULL_SCAN, SlotRange, WINDOW},
     tables::{Load, Tables},
@@ -38,12 +38,6 @@ pub fn less_loaded(active: u64, weight: u32, other: u64, other_weight: u32) -> u
     let ours = active.wrapping_add(1).wrapping_mul(other_weight as u64);
     let theirs = other.wrapping_add(1).wrapping_mul(weight as u64);
     below(ours, theirs)
-}
-
-/// All ones if `a` is below `b`, else 0; both below 2^63.
-#[inline(always)]
-fn below(a: u64, b: u64) -> u64 {
-    sign_mask(a.wrapping_sub(b))
 }
 
 /// `new` where the mask is all ones, `old` where it is 0.

@@ -104,3 +104,9 @@ pub fn sign_mask(value: u64) -> u64 {
         (value as i64 >> 63) as u64
     }
 }
+
+/// All ones if `a` is below `b`, else 0; both below 2^63. Without a branch, for the loops of programs.
+#[inline(always)]
+pub(crate) fn below(a: u64, b: u64) -> u64 {
+    sign_mask(a.wrapping_sub(b))
+}

@@ -6,7 +6,7 @@ use balancer_common::abi::{Control, LAYOUT_VERSION, Mode};
 
 use crate::{
     cli::agent::AgentArgs,
-    datapath::{Access, Maps, Pins, boot_ns, from_text, to_text},
+    datapath::{Access, Maps, Pins, boot_ns, from_text, thread_time, to_text},
     source::SourceHealth,
 };
 
@@ -41,17 +41,11 @@ impl Pace {
     /// Does some work, and says as of when it is done: what it took the processor for is no standing still, so
     /// that a lease may be shorter than the work on a large first list.
     pub(super) fn work<T>(&mut self, work: impl FnOnce() -> T) -> (T, u64) {
-        let before = thread_ns();
+        let before = thread_time();
         let result = work();
-        self.turned_ns += thread_ns().saturating_sub(before);
+        self.turned_ns += thread_time().saturating_sub(before).as_nanos() as u64;
         (result, self.turned_ns)
     }
-}
-
-/// For how long this thread has had a processor.
-fn thread_ns() -> u64 {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64
 }
 
 /// Writes the CONTROL map.

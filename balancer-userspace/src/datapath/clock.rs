@@ -5,13 +5,19 @@
 //! its maker likes: an agent in a container that has one would renew a lease that lapsed long ago, or one
 //! that never lapses. So the offset is taken off. The wall clock has no say in anything.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, sync::OnceLock, time::Duration};
 
 /// Nanoseconds of the kernel's `CLOCK_BOOTTIME`, whatever time namespace this process is in.
 pub fn boot_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let now = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
     u64::try_from(now - i128::from(boot_offset_ns())).unwrap_or(0)
+}
+
+/// For how long this thread has had a processor: what others do on the machine does not count.
+pub fn thread_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 /// By how much this process's `CLOCK_BOOTTIME` is ahead of the kernel's. A process is never moved to another

@@ -31,7 +31,7 @@ pub use cgroup::{
     Cgroup, ROOT_ID as ROOT_CGROUP, cgroup2_mounts, find_cgroup2, is_in as is_in_cgroup,
     reach as reach_cgroup,
 };
-pub use clock::{boot_ns, boot_offset_ns};
+pub use clock::{boot_ns, boot_offset_ns, thread_time};
 pub use error::DatapathError;
 pub use install::{Detached, Installation, Removal, Sizes, attachments, detach, detached_since, install};
 pub use kernel::check_features;

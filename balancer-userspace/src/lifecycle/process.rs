@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::sockets::{Hierarchy, LiveSocket};
+use crate::sockets::{Hierarchy, LiveSocket, socket_inode};
 
 /// The most processes of a cgroup that are looked at: more than a container has. Sockets of a larger one are
 /// taken to be shared.
@@ -114,11 +114,6 @@ fn sockets_of(pid: u32) -> Option<HashMap<u32, Vec<i32>>> {
         }
     }
     Some(sockets)
-}
-
-/// `socket:[123]`.
-fn socket_inode(link: &str) -> Option<u32> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 fn threads(pid: u32) -> io::Result<Vec<PathBuf>> {

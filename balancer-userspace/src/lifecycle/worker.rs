@@ -17,7 +17,7 @@ use super::{
     service::{ServiceState, Subject, Turn, held},
 };
 use crate::{
-    datapath::{Maps, boot_ns, from_text},
+    datapath::{Maps, boot_ns, from_text, thread_time},
     sockets::{LiveSocket, Transport},
 };
 
@@ -139,15 +139,14 @@ impl Worker {
             Ok(mut census) => {
                 self.tell(&census);
                 self.attend(&work, &mut census);
-                self.listed = Some((begun, thread_time().saturating_sub(used)));
             }
             Err(error) => {
                 if self.told.insert(error.to_string()) {
                     log::warn!("connections cannot be listed, so that none is moved or closed: {error}");
                 }
-                self.listed = Some((begun, thread_time().saturating_sub(used)));
             }
         }
+        self.listed = Some((begun, thread_time().saturating_sub(used)));
         if urgent { URGENT } else { TURN }
     }
 
@@ -255,12 +254,6 @@ impl Worker {
         let backend = self.maps.backends.get(id).unwrap_or_default();
         std::net::SocketAddr::new(backend.addr.into(), backend.port.to_host()).to_string()
     }
-}
-
-/// For how long this thread has had a processor: what others do on the machine does not count.
-fn thread_time() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 /// A Service port as the commands name it.

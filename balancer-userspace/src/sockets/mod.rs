@@ -46,6 +46,7 @@ pub use error::SocketsError;
 pub use listing::{Channels, Listing, active_by_backend, live_sockets};
 pub use netns::{Namespace, NamespaceName, Scope, own_netns_cookie};
 pub use parse::{RawSocket, Storage};
+pub(crate) use process::socket_inode;
 pub use process::{Process, Search, owners};
 pub use socket::{LiveSocket, SocketStatus, Translation};
 pub use tcp::{TcpInfo, TcpMetrics, TcpState};

@@ -118,8 +118,8 @@ fn socket_inodes(process: &Path) -> impl Iterator<Item = u32> {
     })
 }
 
-/// `socket:[123]`.
-fn socket_inode(link: &str) -> Option<u32> {
+/// The inode number in a descriptor's link: `socket:[123]`.
+pub(crate) fn socket_inode(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
