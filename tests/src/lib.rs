@@ -10,6 +10,7 @@
 //! - [`kubeproxy`]: a real kube-proxy, and what its rules say;
 //! - [`apiserver`]: what else it follows: a real API server, and one that fails on command;
 //! - [`clients`]: whether moving idle connections hurts a request, with real client libraries;
+//! - [`scenarios`]: known situations, in every arm;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
@@ -20,4 +21,5 @@ pub mod kernel;
 pub mod kubeproxy;
 pub mod manifests;
 pub mod peer;
+pub mod scenarios;
 pub mod topology;
