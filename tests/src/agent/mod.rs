@@ -40,6 +40,12 @@ pub struct AgentOptions {
     pub lease: Option<Duration>,
     /// Directory of the pins; without one a directory of its own, removed on drop.
     pub pins: Option<PathBuf>,
+    /// `--cgroup`; without one that of the whole topology.
+    pub cgroup: Option<PathBuf>,
+    /// `--node`; without one `node-1`.
+    pub node: Option<String>,
+    /// `--http`; without one [`HTTP`].
+    pub http: Option<SocketAddr>,
     /// More arguments after `agent`.
     pub arguments: Vec<String>,
     /// Variables of its environment. No other `BALANCER_…` variable reaches it.
@@ -113,9 +119,10 @@ impl<'t> Agent<'t> {
         let log =
             OpenOptions::new().create(true).append(true).open(self.log_path()).context("log of the agent")?;
         let mut command = self.command();
-        command.args(["agent", "--node", "node-1"]).args(&self.source);
-        command.arg("--cgroup").arg(self.topology.cgroup());
-        command.args(["--http", &HTTP.to_string()]);
+        let node = self.options.node.as_deref().unwrap_or("node-1");
+        command.args(["agent", "--node", node]).args(&self.source);
+        command.arg("--cgroup").arg(self.options.cgroup.as_deref().unwrap_or(self.topology.cgroup()));
+        command.args(["--http", &self.http_address().to_string()]);
         if let Some(lease) = self.options.lease {
             command.args(["--lease", &format!("{}s", lease.as_secs())]);
         }
@@ -185,9 +192,14 @@ impl<'t> Agent<'t> {
             .unwrap_or_default()
     }
 
+    /// Where it serves HTTP, in the node's own namespace.
+    fn http_address(&self) -> SocketAddr {
+        self.options.http.unwrap_or(HTTP)
+    }
+
     /// GET from its HTTP server: status and body.
     pub fn http(&self, path: &str) -> Result<(u16, String)> {
-        self.topology.host().netns().run(|| get(HTTP, path))?
+        self.topology.host().netns().run(|| get(self.http_address(), path))?
     }
 
     /// Runs `balancer ARGUMENTS --pins …` on the node, to its end.

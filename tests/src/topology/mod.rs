@@ -64,8 +64,19 @@ impl Topology {
     ///
     /// The pod lives as long as the value, which may outlive the [`Topology`].
     pub fn pod(&self, name: &str) -> Result<Pod> {
+        self.pod_in(&self.node.cgroup, name)
+    }
+
+    /// Makes a part of the node that an agent of its own may attach to, as if it were a node by itself: pods of
+    /// [`Topology::pod_in`] are in its cgroup. It must outlive them.
+    pub fn part(&self, name: &str) -> Result<Cgroup> {
+        self.node.cgroup.child(name)
+    }
+
+    /// Like [`Topology::pod`], in a part of the node.
+    pub fn pod_in(&self, part: &Cgroup, name: &str) -> Result<Pod> {
         let (index, addresses) = self.addresses.next();
-        Pod::new(&self.node, name, PodLink { index, addresses }).with_context(|| format!("pod {name}"))
+        Pod::new(&self.node, part, name, PodLink { index, addresses }).with_context(|| format!("pod {name}"))
     }
 
     /// Adds `count` pods named `prefix-1`, `prefix-2`, ….

@@ -88,7 +88,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub(super) fn new(node: &Arc<Node>, name: &str, link: PodLink) -> Result<Self> {
+    pub(super) fn new(node: &Arc<Node>, part: &Cgroup, name: &str, link: PodLink) -> Result<Self> {
         let netns = Netns::new(format!("{}-{name}", node.owner))?;
         tune(&netns)?;
         let Addresses { v4, v6 } = link.addresses;
@@ -122,21 +122,23 @@ impl Pod {
                 format!("route add unreachable {SERVICE_CIDR_V6}"),
             ],
         )?;
-        Self::assemble(node, name, Arc::new(netns), link.addresses, Some(far))
+        let cgroup = part.child(name)?;
+        Self::assemble(node, cgroup, name, Arc::new(netns), link.addresses, Some(far))
     }
 
     pub(super) fn host(node: &Arc<Node>) -> Result<Self> {
-        Self::assemble(node, "node", Arc::clone(&node.netns), NODE, None)
+        let cgroup = node.cgroup.child("node")?;
+        Self::assemble(node, cgroup, "node", Arc::clone(&node.netns), NODE, None)
     }
 
     fn assemble(
         node: &Arc<Node>,
+        cgroup: Cgroup,
         name: &str,
         netns: Arc<Netns>,
         addresses: Addresses,
         link: Option<String>,
     ) -> Result<Self> {
-        let cgroup = node.cgroup.child(name)?;
         let file = cgroup.path().join("cgroup.procs");
         let procs = OpenOptions::new().write(true).open(&file).with_context(|| file.display().to_string())?;
         Ok(Self { name: name.to_owned(), cgroup, netns, addresses, procs, link, node: Arc::clone(node) })
