@@ -64,6 +64,8 @@ enum Task {
     Ci(test::Args),
     /// Measure connects through the balancer beside direct ones, iptables and nftables (needs root)
     Bench(run_bin::Args),
+    /// Play the situations that people have with long-lived connections, with each way to choose a server (needs root)
+    Scenarios(run_bin::Args),
     /// Move idle connections of real client libraries, and count the requests that were hurt (needs root)
     ///
     /// Brings Python packages with pip, Node.js packages with npm, and the rest with apt-get; what cannot be
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Ci(args) => ci::run(&args),
         Task::Bench(args) => run_bin::bench(&args),
+        Task::Scenarios(args) => run_bin::scenarios(&args),
         Task::Clients(args) => clients::run(&args),
         Task::Kernels(args) => kernels::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),

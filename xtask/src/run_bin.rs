@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask bench`: build everything, then become the program.
+//! `cargo xtask demo`, `bench` and `scenarios`: build everything, then become the program.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -11,7 +11,7 @@ use crate::{
     setup, workspace,
 };
 
-/// Options of `demo`, `bench` and `clients`.
+/// Options of `demo`, `bench`, `scenarios` and `clients`.
 #[derive(clap::Args)]
 // The program has the help that is worth reading.
 #[command(disable_help_flag = true)]
@@ -36,6 +36,11 @@ pub fn demo(args: &Args) -> Result<ExitCode> {
 /// Runs the benchmark, with everything optimised.
 pub fn bench(args: &Args) -> Result<ExitCode> {
     ready("bench", setup::BENCH, Profile::Release, args)?.command().args(&args.args).exec()
+}
+
+/// Plays the scenarios, with everything optimised.
+pub fn scenarios(args: &Args) -> Result<ExitCode> {
+    ready("scenarios", setup::BENCH, Profile::Release, args)?.command().args(&args.args).exec()
 }
 
 /// A program of `tests`, built.

@@ -1,6 +1,6 @@
 //! What the agent says of itself in the maps: its lease, its identity, its freshness.
 
-use std::{mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{mem::offset_of, net::Ipv4Addr, path::Path, sync::atomic::Ordering, time::Duration};
 
 use balancer_common::abi::{Control, LAYOUT_VERSION, Mode};
 
@@ -184,10 +184,14 @@ fn store(maps: &Maps, offset: usize, value: u64) {
 }
 
 /// Where a node's tie order starts: FNV-1a of its name without the number at its end, plus that number (a last letter that stands
-/// alone counts as one). Nodes that are numbered, as most are, thus start one behind the other, and two of them never at the same
-/// of several backends; others start anywhere.
+/// alone counts as one), both of the name's first part, before a domain; an IPv4 address is a number as a whole. Nodes that
+/// are numbered, as most are, thus start one behind the other, and two neighbours never at the same of several backends; others
+/// start anywhere.
 fn node_offset(node: &str) -> u32 {
-    let (name, number) = numbered(node);
+    if let Ok(address) = node.parse::<Ipv4Addr>() {
+        return address.into();
+    }
+    let (name, number) = numbered(node.split('.').next().unwrap_or(node));
     let hash =
         name.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     hash.wrapping_add(number)
@@ -264,6 +268,8 @@ mod tests {
             assert_eq!((second, third), (first.wrapping_add(1), first.wrapping_add(2)), "{nodes:?}");
         }
         assert_eq!(node_offset("ip-10-0-3-255"), node_offset("ip-10-0-3-0").wrapping_add(255));
+        assert_eq!(node_offset("ip-10-0-3-17.ec2.internal"), node_offset("ip-10-0-3-16.ec2.internal") + 1);
+        assert_eq!(node_offset("10.0.3.17"), node_offset("10.0.3.16") + 1);
         // kind's names.
         assert_eq!(node_offset("kind-worker2"), node_offset("kind-worker").wrapping_add(2));
     }

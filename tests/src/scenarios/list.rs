@@ -114,7 +114,7 @@ fn changes() -> Vec<Scenario> {
             ready: (0..3).collect(),
             steps: vec![at(8, endpoints(0..6, 0..0)), at(8, Change::Mark)],
             seconds: 138,
-            at_once: 10,
+            at_once: 15,
             ..scenario(
                 "scale-up",
                 "3 servers become 6 under 60 open connections",
@@ -135,7 +135,7 @@ fn changes() -> Vec<Scenario> {
                 at(8 + GRACE, endpoints(0..3, 0..0)),
             ],
             seconds: 45,
-            at_once: 10,
+            at_once: 15,
             ..scenario(
                 "scale-down",
                 "6 servers become 3 under 60 open connections",
@@ -160,11 +160,11 @@ fn changes() -> Vec<Scenario> {
             let (steps, over) = rolling(count, surge, 5, GRACE);
             all.push(Scenario {
                 servers: 2 * count,
-                clients: vec![(0, pool(10)); 3],
+                clients: vec![(0, pool(10 * count as u32 / 3)); 3],
                 ready: (0..count).collect(),
                 steps,
-                seconds: over + 75,
-                at_once: 15,
+                seconds: over + 120,
+                at_once: 90 / count,
                 ..scenario(
                     name[index],
                     title[index],
@@ -184,7 +184,7 @@ fn failures() -> [Scenario; 3] {
         clients: short(),
         ready: (0..5).collect(),
         seconds: 16,
-        at_once: 3,
+        at_once: 6,
         ..scenario(name, title, story)
     };
     [
@@ -217,7 +217,7 @@ fn failures() -> [Scenario; 3] {
 }
 
 fn limits() -> [Scenario; 3] {
-    let busy = Work::Pool { connections: 6, pause_ms: (0, 20), reconnect: Reconnect::WhenNeeded };
+    let busy = Work::Pool { connections: 6, pause_ms: (100, 300), reconnect: Reconnect::WhenNeeded };
     let idle = Work::Pool { connections: 6, pause_ms: (7_000, 12_000), reconnect: Reconnect::WhenNeeded };
     let transactions = Work::Transactions { connections: 6, pause_ms: (500, 4_000) };
     let pools = [vec![busy; 2], vec![idle; 4], vec![transactions; 4]].concat();
@@ -229,7 +229,7 @@ fn limits() -> [Scenario; 3] {
             ready: (0..3).collect(),
             steps: vec![at(8, endpoints(0..4, 0..0)), at(8, Change::Mark)],
             seconds: 128,
-            at_once: 6,
+            at_once: 15,
             annotations: PATIENT,
             ..scenario(
                 "databases",
@@ -245,7 +245,7 @@ fn limits() -> [Scenario; 3] {
             ready: (0..2).collect(),
             steps: vec![at(8, endpoints(0..4, 0..0)), at(8, Change::Mark)],
             seconds: 80,
-            at_once: 15,
+            at_once: 30,
             ..scenario(
                 "never-reconnects",
                 "2 servers become 4 under a client that does not reconnect",

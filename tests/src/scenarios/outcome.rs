@@ -57,7 +57,7 @@ pub struct Run {
     pub p50_us: f64,
     /// 99th percentile of it.
     pub p99_us: f64,
-    /// Connections per backend over time.
+    /// Connections per backend over time; kept of the first seed alone.
     pub samples: Vec<Sample>,
     /// Figures of this scenario alone, by name.
     pub extra: std::collections::BTreeMap<String, f64>,
