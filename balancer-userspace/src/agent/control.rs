@@ -184,7 +184,7 @@ fn store(maps: &Maps, offset: usize, value: u64) {
 }
 
 /// Where a node's tie order starts: FNV-1a of its name, so that nodes of one cluster start apart.
-fn node_offset(node: &str) -> u32 {
+pub fn node_offset(node: &str) -> u32 {
     node.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

@@ -27,6 +27,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+pub use self::control::node_offset;
 use self::{
     control::{ControlWriter, Pace, Renewal},
     engine::{Engine, Reading},
