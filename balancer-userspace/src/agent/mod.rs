@@ -8,6 +8,7 @@ mod control;
 mod engine;
 mod left_alone;
 mod notices;
+mod offset;
 mod place;
 mod status;
 
@@ -27,6 +28,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+pub use self::offset::node_offset;
 use self::{
     control::{ControlWriter, Pace, Renewal},
     engine::{Engine, Reading},

@@ -2,10 +2,10 @@
 
 use std::{fs, thread};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine, and how busy it was.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// `uname -r`.
     pub kernel: String,
@@ -28,7 +28,7 @@ pub struct Facts {
     /// The same when it ended.
     pub load_after: String,
     /// `release`, or `debug`: then the agent is slow.
-    pub build: &'static str,
+    pub build: String,
 }
 
 impl Facts {
@@ -52,7 +52,7 @@ impl Facts {
             jit: read("/proc/sys/net/core/bpf_jit_enable"),
             load_before: load(),
             load_after: String::new(),
-            build: if cfg!(debug_assertions) { "debug" } else { "release" },
+            build: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
         }
     }
 

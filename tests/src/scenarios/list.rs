@@ -38,6 +38,7 @@ fn scenario(name: &'static str, title: &'static str, story: &'static str) -> Sce
         name,
         title,
         story,
+        change: None,
         protocol: Protocol::Http1,
         servers: 0,
         delay_ms: 20,
@@ -113,6 +114,7 @@ fn changes() -> Vec<Scenario> {
             clients: vec![(0, pool(20)); 3],
             ready: (0..3).collect(),
             steps: vec![at(8, endpoints(0..6, 0..0)), at(8, Change::Mark)],
+            change: Some("3 -> 6 servers"),
             seconds: 138,
             at_once: 15,
             ..scenario(
@@ -134,6 +136,7 @@ fn changes() -> Vec<Scenario> {
                 at(8 + GRACE, Change::End(5)),
                 at(8 + GRACE, endpoints(0..3, 0..0)),
             ],
+            change: Some("6 -> 3 servers"),
             seconds: 45,
             at_once: 15,
             ..scenario(
@@ -163,6 +166,7 @@ fn changes() -> Vec<Scenario> {
                 clients: vec![(0, pool(10 * count as u32 / 3)); 3],
                 ready: (0..count).collect(),
                 steps,
+                change: Some("the last pod has come"),
                 seconds: over + 120,
                 at_once: 90 / count,
                 ..scenario(
@@ -228,6 +232,7 @@ fn limits() -> [Scenario; 3] {
             clients: pools.into_iter().map(|work| (0, work)).collect(),
             ready: (0..3).collect(),
             steps: vec![at(8, endpoints(0..4, 0..0)), at(8, Change::Mark)],
+            change: Some("3 -> 4 replicas"),
             seconds: 128,
             at_once: 15,
             annotations: PATIENT,
@@ -244,6 +249,7 @@ fn limits() -> [Scenario; 3] {
             clients: vec![(0, Work::Pool { connections: 20, pause_ms: IN_USE, reconnect: Reconnect::Never })],
             ready: (0..2).collect(),
             steps: vec![at(8, endpoints(0..4, 0..0)), at(8, Change::Mark)],
+            change: Some("2 -> 4 servers"),
             seconds: 80,
             at_once: 30,
             ..scenario(

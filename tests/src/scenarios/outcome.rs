@@ -82,6 +82,10 @@ pub struct Outcome {
     pub title: String,
     /// What it shows, in a few sentences for who reads the table.
     pub story: String,
+    /// What made it uneven, from which [`Run::even_after`] is counted, as in "3 -> 6 servers"; none if nothing did. Tells a
+    /// run that never became even from one that had nothing to become.
+    #[serde(default)]
+    pub change: Option<String>,
     /// Whether it is simulated with the selection code, rather than run with sockets.
     pub simulated: bool,
     /// What each arm did.

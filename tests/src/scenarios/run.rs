@@ -71,6 +71,7 @@ pub fn play(scenario: &Scenario, arms: &[Arm], seeds: u64, say: &dyn Fn(&str)) -
         name: scenario.name.into(),
         title: scenario.title.into(),
         story: scenario.story.split_whitespace().collect::<Vec<_>>().join(" "),
+        change: scenario.change.map(str::to_owned),
         simulated: false,
         arms: cells.into_iter().collect(),
     })
@@ -224,8 +225,7 @@ impl Player {
             .collect();
         let mut latencies: Vec<u64> = report.latencies_us.iter().map(|us| u64::from(*us)).collect();
         latencies.sort_unstable();
-        let changes = scenario.steps.iter().any(|step| matches!(step.change, Change::Endpoints { .. }));
-        let even_after = changes.then(|| even_after(&self.samples, ready, timeline.marked)).flatten();
+        let even_after = scenario.change.and_then(|_| even_after(&self.samples, ready, timeline.marked));
         // A server that fails at once is of interest from then on, a request that a change cuts off whenever it happens.
         let (failed, tried) = match scenario
             .steps

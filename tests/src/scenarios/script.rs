@@ -14,6 +14,8 @@ pub struct Scenario {
     pub title: &'static str,
     /// What it shows.
     pub story: &'static str,
+    /// What makes connections uneven, in a few words; none if nothing does.
+    pub change: Option<&'static str>,
     /// What the servers speak.
     pub protocol: Protocol,
     /// How many server pods there ever are.

@@ -66,17 +66,17 @@ async fn run() -> Result<()> {
     answer(&Served::default())?;
     while let Some(line) = commands.recv().await {
         match serde_json::from_str(&line).context("a command")? {
-            ServerCommand::Stats => answer(&*served.borrow())?,
+            ServerCommand::Stats => answer(&served.borrow())?,
             ServerCommand::Refuse => {
                 tell.send_replace(State::Refuses);
                 tokio::task::yield_now().await;
-                answer(&*served.borrow())?;
+                answer(&served.borrow())?;
             }
             ServerCommand::End => {
                 tell.send_replace(State::Ends);
                 // Those that are still open then are cut.
                 _ = tokio::time::timeout(LAST_REQUESTS, tell.closed()).await;
-                answer(&*served.borrow())?;
+                answer(&served.borrow())?;
                 return Ok(());
             }
         }
