@@ -17,7 +17,7 @@ use balancer_tests::{
         report::{Origin, Report},
         run, simulation,
     },
-    topology::on_signals,
+    topology::{interrupted, on_signals},
 };
 use clap::{Parser, Subcommand};
 
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            // As a shell says that Ctrl-C ended it.
+            if interrupted() { ExitCode::from(130) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -165,6 +166,7 @@ fn write(args: &Args, report: &Report) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "a date for people")]
 fn date() -> String {
     jiff::Timestamp::now().to_string().chars().take_while(|c| *c != 'T').collect()
 }

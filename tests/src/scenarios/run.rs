@@ -90,7 +90,8 @@ fn batch_of(scenario: &Scenario, stage: &Stage, arms: &[Arm], seeds: &[u64]) -> 
     let mut servers = stage.serve(scenario, keys.len() as u16)?;
     stage.announce(scenario, &keys)?;
     stage.endpoints(&keys, &scenario.ready, &[])?;
-    let agents = stage.agents()?;
+    // Nodes of other names, so that it is not the names that it is owed to.
+    let agents = stage.agents(usize::try_from(seeds[0])?)?;
     let mut players: Vec<Player> =
         keys.iter().map(|key| Player::start(scenario, stage, *key)).collect::<Result<_>>()?;
     for player in &mut players {
@@ -218,7 +219,7 @@ impl Player {
             add(&mut report, client.end()?);
         }
         let last = self.samples.last().context("nothing was counted")?;
-        let connections = ready.iter().map(|server| last.open[*server].into()).collect();
+        let connections: Vec<u64> = ready.iter().map(|server| last.open[*server].into()).collect();
         let requests = ready
             .iter()
             .map(|server| timeline.after[*server].requests[index] - timeline.before[*server].requests[index])
@@ -237,6 +238,7 @@ impl Player {
         };
         Ok(Run {
             seed: self.key.seed,
+            extra: extra(scenario, &connections, &report),
             connections,
             requests,
             even_after,
@@ -245,7 +247,6 @@ impl Player {
             tried,
             p50_us: percentile(&latencies, 0.5),
             p99_us: percentile(&latencies, 0.99),
-            extra: extra(scenario, &report),
             samples: self.samples,
         })
     }
@@ -270,8 +271,13 @@ fn add(sum: &mut ClientReport, report: ClientReport) {
 }
 
 /// Figures that only some scenarios have.
-fn extra(scenario: &Scenario, report: &ClientReport) -> BTreeMap<String, f64> {
+fn extra(scenario: &Scenario, connections: &[u64], report: &ClientReport) -> BTreeMap<String, f64> {
     let mut extra = BTreeMap::new();
+    if usize::try_from(scenario.connections()).is_ok_and(|count| count < connections.len()) {
+        // Each could have had a server of its own.
+        let collisions: u64 = connections.iter().map(|count| count.saturating_sub(1)).sum();
+        extra.insert("collisions".into(), collisions as f64);
+    }
     let works = |wanted: fn(&Work) -> bool| scenario.clients.iter().any(|(_, work)| wanted(work));
     if works(|work| matches!(work, Work::Short { .. })) {
         let share = report.failed_after_a_second as f64 / report.tried_after_a_second.max(1) as f64;

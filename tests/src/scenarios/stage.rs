@@ -175,15 +175,15 @@ impl Stage {
         }
     }
 
-    /// Starts an agent on each node.
+    /// Starts an agent on each node. Nodes are numbered on from `first`.
     ///
     /// # Errors
     /// When one does not become ready.
-    pub fn agents(&self) -> Result<Vec<Agent<'_>>> {
+    pub fn agents(&self, first: usize) -> Result<Vec<Agent<'_>>> {
         let start = |(node, (part, pins)): (usize, (&Cgroup, &Scratch))| {
             let options = AgentOptions {
                 cgroup: Some(part.path().to_owned()),
-                node: Some(format!("node-{}", node + 1)),
+                node: Some(format!("node-{}", first + node)),
                 http: Some(SocketAddr::from(([127, 0, 0, 1], 9_990 + node as u16))),
                 pins: Some(PathBuf::from(pins.path())),
                 ..AgentOptions::default()
