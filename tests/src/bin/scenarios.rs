@@ -12,7 +12,7 @@ use balancer_tests::{
     bench::facts::Facts,
     scenarios::{
         list,
-        outcome::{Arm, Cell, Outcome},
+        outcome::{Arm, Cell},
         process,
         report::{Origin, Report},
         run, simulation,
@@ -115,16 +115,16 @@ fn play(args: &Args) -> Result<()> {
     let wanted = |name: &str| all || args.only.iter().any(|only| only == name);
     let seeds: Vec<u64> = (1..=args.seeds).collect();
     let origin = Origin { date: date(), commit: commit(), machine: Facts::collect(), seeds: seeds.clone() };
-    let mut report = earlier.unwrap_or_else(|| Report::new(origin, Vec::new()));
+    let mut report = earlier.unwrap_or_else(|| Report::new(origin.clone(), Vec::new()));
     let arms = if args.arms.is_empty() { run::ARMS.to_vec() } else { args.arms.clone() };
     for scenario in list::all().into_iter().filter(|scenario| wanted(scenario.name)) {
         let outcome = run::play(&scenario, &arms, args.seeds, &|what| eprintln!("scenarios: {what}"));
-        put(&mut report, outcome.with_context(|| scenario.name)?);
+        report.put(outcome.with_context(|| scenario.name)?, &origin);
         // What has been played is not lost with what comes.
         write(args, &report)?;
     }
     for outcome in simulation::outcomes(&seeds).into_iter().filter(|outcome| wanted(&outcome.name)) {
-        put(&mut report, outcome);
+        report.put(outcome, &origin);
     }
     report.origin.machine.finish();
     for other in merged {
@@ -137,14 +137,6 @@ fn play(args: &Args) -> Result<()> {
     let ran = cells.filter(|(_, cell)| matches!(cell, Cell::Ran(_))).count();
     ensure!(ran > 0, "nothing of what was asked for could run here");
     Ok(())
-}
-
-/// In the place of an earlier one of this name.
-fn put(report: &mut Report, outcome: Outcome) {
-    match report.outcomes.iter_mut().find(|known| known.name == outcome.name) {
-        Some(known) => *known = outcome,
-        None => report.outcomes.push(outcome),
-    }
 }
 
 fn read(file: &Path) -> Result<Report> {
@@ -166,7 +158,7 @@ fn write(args: &Args, report: &Report) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a date for people")]
+#[expect(clippy::disallowed_methods, reason = "a report says its day")]
 fn date() -> String {
     jiff::Timestamp::now().to_string().chars().take_while(|c| *c != 'T').collect()
 }

@@ -51,7 +51,7 @@ impl Measures {
         if total == 0 || backends == 0 {
             return None;
         }
-        let draws = (4_000_000 / total).clamp(500, 20_000);
+        let draws = (1_000_000 / total).clamp(500, 20_000);
         let mut rng = fastrand::Rng::with_seed(total ^ ((backends as u64) << 32));
         let mut counts = vec![0_u64; backends];
         let (mut max, mut cv, mut jain) = (0.0, 0.0, 0.0);

@@ -43,7 +43,7 @@ fn every_arm_with_samples_has_its_panel_and_every_server_its_line() {
 
 #[test]
 fn a_simulation_has_a_panel_for_each_number_of_connections() {
-    let outcome = simulation::by_size(5, &[1, 2, 3, 4, 5, 6]);
+    let outcome = simulation::by_size(5, simulation::Names::Random, &[1, 2, 3, 4, 5, 6]);
     assert_eq!(kind(&outcome), Some(Kind::ByNodes));
     let document = draw(&outcome).unwrap().unwrap();
     let texts = texts(&document);

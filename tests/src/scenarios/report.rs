@@ -40,7 +40,16 @@ pub struct Origin {
     pub seeds: Vec<u64>,
 }
 
-/// What was taken over from another report.
+impl Origin {
+    /// Whether this is the same but for how busy the machine was.
+    fn same(&self, other: &Self) -> bool {
+        let Self { date, commit, machine, seeds } = self;
+        (date, commit, &machine.kernel, seeds)
+            == (&other.date, &other.commit, &other.machine.kernel, &other.seeds)
+    }
+}
+
+/// What was taken over from another report, or played later.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Guest {
     /// When and where it ran.
@@ -159,6 +168,27 @@ impl Report {
         guests.push(Guest { origin: other.origin, cells: taken.into_iter().collect() });
         self.others.extend(guests.into_iter().filter(|guest| !guest.cells.is_empty()));
         Ok(())
+    }
+
+    /// Puts what ran just now in the place of what there was of this scenario, and notes `origin` if it is another than
+    /// that of the report, as for a scenario that is played again on top of an earlier report.
+    pub fn put(&mut self, outcome: Outcome, origin: &Origin) {
+        for guest in &mut self.others {
+            guest.cells.retain(|(scenario, _)| *scenario != outcome.name);
+        }
+        if !origin.same(&self.origin) {
+            let ran = outcome.arms.iter().filter(|(_, cell)| matches!(cell, Cell::Ran(_)));
+            let cells = ran.map(|(arm, _)| (outcome.name.clone(), *arm));
+            match self.others.iter_mut().find(|guest| guest.origin.same(origin)) {
+                Some(guest) => guest.cells.extend(cells),
+                None => self.others.push(Guest { origin: origin.clone(), cells: cells.collect() }),
+            }
+        }
+        self.others.retain(|guest| !guest.cells.is_empty());
+        match self.outcomes.iter_mut().find(|known| known.name == outcome.name) {
+            Some(known) => *known = outcome,
+            None => self.outcomes.push(outcome),
+        }
     }
 
     /// The scenario of this name.

@@ -134,6 +134,31 @@ fn merging_twice_changes_nothing_more() {
 }
 
 #[test]
+fn what_is_played_again_on_top_says_when() {
+    let mut report = fixture::report();
+    report.merge(with_ipvs()).unwrap();
+    let again = Outcome { arms: vec![fixture::five_on_two().arms.swap_remove(1)], ..fixture::scale_up() };
+    // By the same build, on the same day: nothing to say, and nothing left of what was taken over.
+    let mut origin = fixture::origin("6.18.44");
+    origin.machine.load_after = "9.00 9.00 9.00".into();
+    report.put(again.clone(), &origin);
+    assert_eq!(report.outcome("scale-up"), Some(&again));
+    assert_eq!(report.guest("scale-up", Arm::ConnectOnly), None);
+    assert_eq!(report.guest("scale-up", Arm::IpvsRr), None);
+    assert_eq!(report.guest("alone", Arm::Iptables), Some(0));
+    // By another.
+    origin.commit = "4567def".into();
+    report.put(again, &origin);
+    report.put(Outcome { name: "new".into(), ..fixture::five_on_two() }, &origin);
+    for (scenario, arm) in [("scale-up", Arm::ConnectOnly), ("new", Arm::Iptables)] {
+        let guest = report.guest(scenario, arm).expect("it is of another commit");
+        assert_eq!(report.others[guest].origin.commit, "4567def");
+    }
+    assert_eq!(report.others.len(), 2);
+    assert_eq!(report.guest("five-on-two", Arm::Iptables), None);
+}
+
+#[test]
 fn a_simulation_does_not_stand_in_for_a_run() {
     let mut report = fixture::report();
     let before = report.clone();

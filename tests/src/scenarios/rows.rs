@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     measures::{Measures, Median},
     outcome::{Arm, Cell, Outcome, Run},
+    run::EVEN,
     words::{self, Detail, NOTHING, grouped, short},
 };
-
-/// What "even" means for [`Run::even_after`].
-pub const EVEN: f64 = 1.1;
 
 /// Columns of [`Row`].
 pub(super) const COLUMNS: [&str; 10] = [
@@ -152,9 +150,10 @@ pub(super) fn extras(outcome: &Outcome, detail: Detail) -> (Vec<String>, Vec<(Ar
     (names.iter().map(|&name| name.clone()).collect(), lines.collect())
 }
 
-/// The median, and the mean where that differs: a figure that is 0 in most runs is not 0.
+/// The median, and the mean where that differs: a figure that is 0 in most runs is not 0. They are counts, and written
+/// down only where there was something to count: a run without it has 0.
 fn extra(runs: &[Run], name: &str, detail: Detail) -> String {
-    let values: Vec<f64> = runs.iter().filter_map(|run| run.extra.get(name).copied()).collect();
+    let values: Vec<f64> = runs.iter().map(|run| run.extra.get(name).copied().unwrap_or(0.0)).collect();
     let Some(median) = Median::of(values.iter().copied()) else { return NOTHING.into() };
     let digits = if values.iter().all(|value| value.fract() == 0.0) { 0 } else { 2 };
     let mean = values.iter().sum::<f64>() / values.len() as f64;

@@ -26,6 +26,11 @@ pub const BACKENDS: [u32; 2] = [5, 12];
 /// How many pairs of nodes [`two_nodes`] looks at: what is asked is a probability, and 30 would not tell it.
 pub const PAIRS: u64 = 1000;
 
+/// Name of the figure that counts pairs that met on one server.
+pub const MET: &str = "pairs that met";
+/// The same for nodes with random names.
+pub const MET_RANDOM: &str = "pairs that met, random names";
+
 const K: &str = "k";
 const SIZE: &str = "nodes";
 
@@ -38,6 +43,15 @@ pub struct Point {
     pub nodes: u64,
 }
 
+/// How nodes are called, which is all that balancer knows of where others begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// One number after the other behind a common beginning: `node-7`, `node-8`.
+    Numbered,
+    /// Something random behind a common beginning, as machine groups of clouds give them: `pool-1-0badcafe`.
+    Random,
+}
+
 /// Who chooses on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chooser {
@@ -47,18 +61,20 @@ enum Chooser {
     FromAnywhere,
     /// A turn that begins at the first server.
     FromTheFirst,
-    /// balancer.
-    Balancer,
+    /// balancer, on nodes with such names.
+    Balancer(Names),
 }
 
 /// All simulated scenarios.
 pub fn outcomes(seeds: &[u64]) -> Vec<Outcome> {
-    let by_size = BACKENDS.into_iter().map(|backends| by_size(backends, seeds));
-    by_size.chain([two_nodes()]).collect()
+    let sizes = BACKENDS
+        .into_iter()
+        .flat_map(|backends| [Names::Numbered, Names::Random].map(|names| by_size(backends, names, seeds)));
+    sizes.chain([two_nodes()]).collect()
 }
 
 /// Clusters of every size in front of so many backends.
-pub fn by_size(backends: u32, seeds: &[u64]) -> Outcome {
+pub fn by_size(backends: u32, names: Names, seeds: &[u64]) -> Outcome {
     let points: Vec<Point> =
         CONNECTIONS.into_iter().flat_map(|k| NODES.map(|nodes| Point { k, nodes })).collect();
     let cell = |chooser| {
@@ -67,29 +83,43 @@ pub fn by_size(backends: u32, seeds: &[u64]) -> Outcome {
             .flat_map(|&point| seeds.iter().map(move |&seed| run(chooser, point, backends, seed)));
         Cell::Ran(runs.collect())
     };
+    let (suffix, called, begins) = match names {
+        Names::Numbered => {
+            ("", "numbered nodes", "balancer begins one server further on with every number of a node.")
+        }
+        Names::Random => {
+            ("-random-names", "nodes with random names", "balancer begins where the node's name hashes to.")
+        }
+    };
     Outcome {
-        name: format!("nodes-{backends}"),
-        title: format!("1 to 32 nodes with 1 to 100 connections each to {backends} servers"),
-        story: "Every node chooses for its own connections, and knows of no other node's. With many connections per \
-                node each node is even by itself, and so is the sum. With few, all depends on where nodes begin: \
-                at random (as iptables, nftables and Cilium do for every connection), in turn from a random place, \
-                or in turn from the first server, so that the first few servers get everything (IPVS rr, and clients that \
-                take addresses in the order in which they were given). balancer begins at a \
-                place that the node's name is hashed to. Simulated with the selection code itself."
-            .into(),
+        name: format!("nodes-{backends}{suffix}"),
+        title: format!("1 to 32 {called}, 1 to 100 connections each, to {backends} servers"),
+        story: format!(
+            "Every node chooses for its own connections, and knows of no other node's. With many connections per node \
+             each node is even by itself, and so is the sum. With few, all depends on where nodes begin: at \
+             random (as iptables, nftables and Cilium do for every connection), in turn from a random place, or in \
+             turn from the first server, so that the first few servers get everything (IPVS rr, and clients that take \
+             addresses in the order in which they were given). {begins} Nobody has connected before: later, nodes that \
+             have made different numbers of connects begin at unrelated places. Simulated with the selection code itself."
+        ),
         change: None,
         simulated: true,
-        arms: arms(cell),
+        arms: arms(names, cell),
     }
 }
 
-/// Two nodes with one connection each to 5 servers, for [`PAIRS`] pairs of names: how often do they meet?
+/// Two nodes with one connection each to 5 servers, for [`PAIRS`] pairs of nodes: how often do they meet?
 pub fn two_nodes() -> Outcome {
+    let point = Point { k: 1, nodes: 2 };
+    let met = |run: &Run| f64::from(u8::from(run.connections.iter().any(|&count| count > 1)));
     let cell = |chooser| {
         let runs = (1..=PAIRS).map(|seed| {
-            let mut run = run(chooser, Point { k: 1, nodes: 2 }, 5, seed);
-            let met = run.connections.iter().any(|&count| count > 1);
-            run.extra = BTreeMap::from([("pairs that met".into(), f64::from(u8::from(met)))]);
+            let mut run = run(chooser, point, 5, seed);
+            let other = match chooser {
+                Chooser::Balancer(_) => met(&self::run(Chooser::Balancer(Names::Random), point, 5, seed)),
+                _ => met(&run),
+            };
+            run.extra = BTreeMap::from([(MET.to_owned(), met(&run)), (MET_RANDOM.to_owned(), other)]);
             run
         });
         Cell::Ran(runs.collect())
@@ -98,18 +128,19 @@ pub fn two_nodes() -> Outcome {
         name: "two-nodes".into(),
         title: "2 nodes with one connection each to 5 servers".into(),
         story: format!(
-            "Over {PAIRS} pairs of nodes with random names. On one node, connections never meet on a server while \
-             another is free. Two nodes know nothing of each other: they meet where their names hash to the \
-             same place, which is one pair of five. Simulated with the selection code itself."
+            "Over {PAIRS} pairs of nodes. On one node, connections never meet on a server while another is free. \
+             Two nodes know nothing of each other. If they are numbered one after the other, and have connected equally \
+             often before, they never meet (numbers five apart would); with random names they meet in one pair of five, as if they chose at \
+             random. Simulated with the selection code itself."
         ),
         change: None,
         simulated: true,
-        arms: arms(cell),
+        arms: arms(Names::Numbered, cell),
     }
 }
 
 /// Every arm: those that would do the same as another say so.
-fn arms(cell: impl Fn(Chooser) -> Cell) -> Vec<(Arm, Cell)> {
+fn arms(names: Names, cell: impl Fn(Chooser) -> Cell) -> Vec<(Arm, Cell)> {
     let same = |as_what: &str| Cell::NotRun(as_what.into());
     let first_idle = "takes the first of the least loaded servers: the same as rr, for connections that stay";
     vec![
@@ -123,7 +154,7 @@ fn arms(cell: impl Fn(Chooser) -> Cell) -> Vec<(Arm, Cell)> {
             Arm::IpvsSh,
             same("hashes the client's address: how even that is depends on the addresses, not on nodes"),
         ),
-        (Arm::ConnectOnly, cell(Chooser::Balancer)),
+        (Arm::ConnectOnly, cell(Chooser::Balancer(names))),
         (Arm::Rebalancing, same("connections of each node are even already: there is nothing to move")),
     ]
 }
@@ -143,8 +174,8 @@ fn run(chooser: Chooser, point: Point, backends: u32, seed: u64) -> Run {
                 }
             }
         }
-        Chooser::Balancer => {
-            for name in names(nodes, &mut rng) {
+        Chooser::Balancer(called) => {
+            for name in names(called, nodes, &mut rng) {
                 let node = Node::new(node_offset(&name), backends);
                 (0..k).for_each(|_| node.open());
                 connections.iter_mut().zip(node.loads()).for_each(|(sum, load)| *sum += load);
@@ -166,11 +197,15 @@ fn run(chooser: Chooser, point: Point, backends: u32, seed: u64) -> Run {
     }
 }
 
-/// Names of nodes as machine groups of clouds give them: a common beginning, and something random.
-fn names(count: u64, rng: &mut fastrand::Rng) -> BTreeSet<String> {
+fn names(called: Names, count: u64, rng: &mut fastrand::Rng) -> BTreeSet<String> {
+    let pool = rng.u32(..);
+    let first = rng.u64(1..1000);
     let mut names = BTreeSet::new();
     while (names.len() as u64) < count {
-        names.insert(format!("pool-1-{:08x}", rng.u32(..)));
+        names.insert(match called {
+            Names::Numbered => format!("pool-{pool:08x}-{}", first + names.len() as u64),
+            Names::Random => format!("pool-1-{:08x}", rng.u32(..)),
+        });
     }
     names
 }

@@ -6,7 +6,9 @@ fn counts(chooser: Chooser, point: Point, backends: u32, seed: u64) -> Vec<u64> 
     run(chooser, point, backends, seed).connections
 }
 
-const ALL: [Chooser; 4] = [Chooser::Random, Chooser::FromAnywhere, Chooser::FromTheFirst, Chooser::Balancer];
+const NUMBERED: Chooser = Chooser::Balancer(Names::Numbered);
+const NAMED: Chooser = Chooser::Balancer(Names::Random);
+const ALL: [Chooser; 5] = [Chooser::Random, Chooser::FromAnywhere, Chooser::FromTheFirst, NUMBERED, NAMED];
 
 #[test]
 fn every_connection_is_held_somewhere() {
@@ -22,7 +24,7 @@ fn every_connection_is_held_somewhere() {
 #[test]
 fn one_node_is_as_even_as_can_be() {
     for (k, backends, seed) in [(1, 5, 1), (4, 5, 2), (5, 5, 3), (7, 5, 4), (100, 12, 5), (300, 80, 6)] {
-        let measures = Measures::of(&counts(Chooser::Balancer, Point { k, nodes: 1 }, backends, seed));
+        let measures = Measures::of(&counts(NAMED, Point { k, nodes: 1 }, backends, seed));
         let best = Measures::best(k, backends as usize);
         let figure = |measures: Option<Measures>| measures.map(|measures| measures.max_over_mean);
         // Above 64 backends a window of them is compared.
@@ -43,7 +45,7 @@ fn what_begins_at_the_first_server_fills_the_first_servers() {
 #[test]
 fn nodes_with_more_connections_than_backends_differ_by_the_remainder_alone() {
     for seed in 0..30 {
-        let counts = counts(Chooser::Balancer, Point { k: 103, nodes: 8 }, 5, seed);
+        let counts = counts(NAMED, Point { k: 103, nodes: 8 }, 5, seed);
         assert!(counts.iter().all(|count| (160..=168).contains(count)), "{counts:?}");
     }
 }
@@ -60,28 +62,39 @@ fn a_run_repeats_from_its_seed() {
     );
 }
 
+#[test]
+fn numbered_nodes_with_a_connection_each_are_as_even_as_can_be() {
+    for backends in BACKENDS {
+        for (nodes, seed) in NODES.into_iter().zip(1..) {
+            let measures = Measures::of(&counts(NUMBERED, Point { k: 1, nodes }, backends, seed));
+            assert_eq!(measures, Measures::best(nodes, backends as usize), "{nodes} on {backends}");
+        }
+    }
+}
+
 /// In how many of [`PAIRS`] pairs of nodes both connections went to one server.
-fn met(arm: Arm) -> u64 {
+fn met(arm: Arm, figure: &str) -> u64 {
     let outcome = two_nodes();
     let cell = outcome.arms.iter().find(|(its, _)| *its == arm).map(|(_, cell)| cell);
     let Some(Cell::Ran(runs)) = cell else { panic!("{arm:?} is not simulated") };
     assert_eq!(runs.len() as u64, PAIRS);
-    runs.iter().filter(|run| run.extra["pairs that met"] > 0.0).count() as u64
+    runs.iter().filter(|run| run.extra[figure] > 0.0).count() as u64
 }
 
 #[test]
-fn two_nodes_meet_where_their_names_hash_alike() {
-    assert_eq!(met(Arm::IpvsRr), PAIRS);
+fn two_nodes_meet_unless_they_are_numbered() {
+    assert_eq!(met(Arm::ConnectOnly, MET), 0);
+    assert_eq!(met(Arm::IpvsRr, MET), PAIRS);
     // A fifth, within four standard deviations.
-    for arm in [Arm::Direct, Arm::Iptables, Arm::ConnectOnly] {
-        let met = met(arm);
+    for (arm, figure) in [(Arm::Direct, MET), (Arm::Iptables, MET), (Arm::ConnectOnly, MET_RANDOM)] {
+        let met = met(arm, figure);
         assert!((150..=250).contains(&met), "{arm:?}: {met} of {PAIRS}");
     }
 }
 
 #[test]
 fn sizes_are_found_again_in_the_runs() {
-    let outcome = by_size(5, &[1, 2]);
+    let outcome = by_size(5, Names::Numbered, &[1, 2]);
     assert_eq!(points(&outcome).len(), CONNECTIONS.len() * NODES.len());
     for (arm, cell) in &outcome.arms {
         let runs = at(cell, Point { k: 10, nodes: 4 }).count();
