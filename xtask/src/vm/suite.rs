@@ -69,7 +69,7 @@ impl Set {
             Self::Short => "vm",
             Self::All => "vm-all",
             Self::Host => "vm-host",
-            Self::Everything => "kube-proxy",
+            Self::Everything => "everything",
         }
     }
 }
