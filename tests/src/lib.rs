@@ -8,6 +8,7 @@
 //! - [`agent`]: the real balancer, started, killed and asked;
 //! - [`manifests`]: what it reads;
 //! - [`kubeproxy`]: a real kube-proxy, and what its rules say;
+//! - [`ipvs`]: kube-proxy's IPVS mode, in its shape;
 //! - [`apiserver`]: what else it follows: a real API server, and one that fails on command;
 //! - [`clients`]: whether moving idle connections hurts a request, with real client libraries;
 //! - [`scenarios`]: known situations, in every arm;
@@ -17,6 +18,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod bench;
 pub mod clients;
+pub mod ipvs;
 pub mod kernel;
 pub mod kubeproxy;
 pub mod manifests;

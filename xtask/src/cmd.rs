@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -59,6 +59,18 @@ impl Cmd {
         self
     }
 
+    /// Runs it in another directory than the root of the workspace.
+    pub fn current_dir(mut self, dir: &Path) -> Self {
+        self.inner.current_dir(dir);
+        self
+    }
+
+    /// Gives it nothing to read, so that it leaves a terminal alone.
+    pub fn no_stdin(mut self) -> Self {
+        self.inner.stdin(Stdio::null());
+        self
+    }
+
     /// Runs it and fails unless it succeeds.
     pub fn run(self) -> Result<()> {
         let line = self.line();
@@ -84,18 +96,20 @@ impl Cmd {
 
     /// Runs it silently and returns its standard output; fails unless it succeeds, with what it wrote to
     /// standard error.
-    pub fn output(mut self) -> Result<String> {
+    pub fn output(self) -> Result<String> {
         let line = self.line();
-        let output = self
-            .inner
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("`{line}` could not be started"))?;
+        let output = self.capture()?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             bail!("`{line}` failed with {}: {}", ending(output.status), stderr.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs it silently and returns what it wrote and how it ended, whatever that is.
+    pub fn capture(mut self) -> Result<Output> {
+        let line = self.line();
+        self.inner.stdin(Stdio::null()).output().with_context(|| format!("`{line}` could not be started"))
     }
 
     /// Runs it, passing on one of its streams line by line to stderr and to `see`.
@@ -180,7 +194,8 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-fn quoted(text: &OsStr) -> String {
+/// A word as a shell reads it.
+pub fn quoted(text: &OsStr) -> String {
     let text = text.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

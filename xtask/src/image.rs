@@ -99,29 +99,54 @@ fn buildah(dir: &Path) -> Cmd {
 }
 
 /// Builds the binary for the musl target and returns its path.
-fn binary(profile: Profile) -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
+///
+/// # Errors
+/// When it does not compile.
+pub fn binary(profile: Profile) -> Result<PathBuf> {
+    static_cargo(&["build"])?
+        .args(["--package", "balancer-userspace", "--bin", "balancer"])
+        .args(profile.flags())
+        .run()?;
+    let binary = static_dir(profile).join("balancer");
+    if !binary.is_file() {
+        bail!("{} was not built", shown(&binary));
+    }
+    Ok(binary)
+}
+
+/// The target of static binaries.
+fn static_target() -> String {
+    format!("{}-unknown-linux-musl", env::consts::ARCH)
+}
+
+/// Where static binaries lie.
+pub fn static_dir(profile: Profile) -> PathBuf {
+    workspace::target().join(static_target()).join(profile.dir())
+}
+
+/// A cargo command that builds static binaries, which name no directory of this machine and carry no symbols. One choice of
+/// flags for all of them, so that nothing is built twice.
+///
+/// # Errors
+/// When rustup is not installed, or cannot bring the target.
+pub fn static_cargo(subcommand: &[&str]) -> Result<Cmd> {
+    let target = static_target();
     rustup()?.args(["--quiet", "target", "add", &target, "--toolchain", TOOLCHAIN]).run()?;
     let variable = |start: &str| format!("{start}_{}", target.replace('-', "_"));
     let prefixes = remapped()?;
     let rust = prefixes.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
     let c = prefixes.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display()));
-    cargo("build")?
-        .args(["--package", "balancer-userspace", "--bin", "balancer", "--target", &target])
-        .args(profile.flags())
+    let (first, rest) = subcommand.split_first().context("no subcommand")?;
+    Ok(cargo(first)?
+        .args(rest)
+        .args(["--target", &target])
         .env(&variable("CC"), "musl-gcc")
         .quiet_env(&variable("CFLAGS"), c.collect::<Vec<_>>().join(" "))
         // These take the place of RUSTFLAGS, whatever those are: an image must not depend on who built it.
         .quiet_env("CARGO_ENCODED_RUSTFLAGS", rust.collect::<Vec<_>>().join("\u{1f}"))
         .env("CARGO_PROFILE_DEV_DEBUG", "false")
         .env("CARGO_PROFILE_DEV_STRIP", "symbols")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .run()?;
-    let binary = workspace::target().join(&target).join(profile.dir()).join("balancer");
-    if !binary.is_file() {
-        bail!("{} was not built", shown(&binary));
-    }
-    Ok(binary)
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols"))
 }
 
 /// Directories of this machine that a compiler would write down, and what stands for them. Flags are separated by
@@ -143,7 +168,7 @@ pub fn remapped() -> Result<Vec<(PathBuf, &'static str)>> {
 }
 
 /// The commit, with a plus sign behind it where files differ from it; `unknown` outside of a repository.
-fn revision() -> String {
+pub fn revision() -> String {
     let git = |args: &[&str]| Cmd::new("git").args(args).output().ok();
     let Some(commit) = git(&["rev-parse", "HEAD"]) else { return "unknown".into() };
     let clean = git(&["status", "--porcelain"]).is_some_and(|changes| changes.trim().is_empty());

@@ -1,6 +1,9 @@
 //! Ctrl-C while tests run.
 
-use std::ffi::c_int;
+use std::{
+    ffi::c_int,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 const SIGINT: c_int = 2;
 
@@ -11,10 +14,19 @@ unsafe extern "C" {
 /// Lets Ctrl-C reach the children alone from now on: the test runner ends its tests, they clean up, and
 /// xtask then reports what was counted. Children do not inherit this: a handler is reset by `exec`.
 pub fn outlive_children() {
-    extern "C" fn nothing(_: c_int) {}
-    // SAFETY: the handler does nothing, so it is safe at any point; `signal` of a valid number and a
-    // valid function has no other precondition.
+    extern "C" fn note(_: c_int) {
+        CAME.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the handler only stores to an atomic, which is safe at any point; `signal` of a valid number
+    // and a valid function has no other precondition.
     unsafe {
-        signal(SIGINT, nothing);
+        signal(SIGINT, note);
     }
 }
+
+/// Whether Ctrl-C was pressed since [`outlive_children`].
+pub fn came() -> bool {
+    CAME.load(Ordering::Relaxed)
+}
+
+static CAME: AtomicBool = AtomicBool::new(false);

@@ -14,7 +14,6 @@ mod elf;
 mod fuzz;
 mod image;
 mod interrupt;
-mod kernels;
 mod lint;
 mod run_bin;
 mod setup;
@@ -22,6 +21,7 @@ mod summary;
 mod test;
 mod toolchain;
 mod ui;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -71,10 +71,13 @@ enum Task {
     /// Brings Python packages with pip, Node.js packages with npm, and the rest with apt-get; what cannot be
     /// had is a row that says so.
     Clients(run_bin::Args),
-    /// Verify the programs and run the tests in the kernel under Debian's other kernels, in an emulator
+    /// Verify the programs and run the tests in the kernel under Debian's other kernels, in guests
     ///
-    /// Brings qemu-system-x86 and busybox-static with apt-get; downloads the kernels, and installs none.
-    Kernels(kernels::Args),
+    /// Guests run with KVM where that works, else in emulation. Brings qemu-system-x86, busybox-static, musl-tools and programs
+    /// that the tests run with apt-get; downloads the kernels into the user's cache, and installs none. The last lines are a
+    /// table of kernels and tests; target/vm/results.json has all of it. Exit code 0: all that ran has passed; 1: something
+    /// failed; 3: a kernel that was named could not run.
+    Vm(vm::Args),
     /// Feed a fuzz target with inputs that reach ever more of it (needs a C++ compiler)
     Fuzz(fuzz::Args),
     /// Write the crates' reference, man pages and shell completions below target
@@ -94,7 +97,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => run_bin::bench(&args),
         Task::Scenarios(args) => run_bin::scenarios(&args),
         Task::Clients(args) => clients::run(&args),
-        Task::Kernels(args) => kernels::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Docs => docs::run(),
     };

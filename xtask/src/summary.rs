@@ -60,6 +60,34 @@ pub fn of_nextest(line: &str) -> Option<Summary> {
     Some(summary)
 }
 
+/// How nextest says that a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// This attempt succeeded.
+    Passed,
+    /// It did not, whatever the reason.
+    Failed,
+}
+
+/// Reads what nextest says of one attempt at a test, if this line says how it ended: the binary and the name of the test, and
+/// the seconds that it took. `  TRY 2 PASS [   1.900s] (1/3) package::binary module::name`.
+pub fn test_of_nextest(line: &str) -> Option<((String, String), Ending, f64)> {
+    let line = plain(line);
+    let (status, rest) = line.trim_start().split_once(" [")?;
+    let (time, rest) = rest.split_once(']')?;
+    let seconds = time.trim().strip_suffix('s')?.parse().ok()?;
+    let ending = match status.split_whitespace().last()? {
+        "PASS" | "LEAK" => Ending::Passed,
+        "FAIL" | "LKFAIL" | "TIMEOUT" | "TMT" | "XFAIL" | "ABORT" => Ending::Failed,
+        signal if signal.starts_with("SIG") => Ending::Failed,
+        _ if status.starts_with("FLAKY ") => Ending::Passed,
+        _ => return None,
+    };
+    let mut words = rest.split_whitespace().filter(|word| !word.starts_with('(') && !word.ends_with(')'));
+    let test = (words.next()?.to_owned(), words.next()?.to_owned());
+    words.next().is_none().then_some((test, ending, seconds))
+}
+
 /// Drops what stands in parentheses: it details the number before it.
 fn without_parentheses(text: &str) -> String {
     let mut depth = 0_usize;
@@ -166,6 +194,32 @@ mod tests {
         assert_eq!(of_nextest("     Summary [   0.010s] 2 tests run: 1 passed, 1 vanished"), None);
         assert_eq!(of_nextest("        PASS [   0.010s] crate tests::one"), None);
         assert_eq!(of_libtest("running 3 tests"), None);
+    }
+
+    #[test]
+    fn reads_how_a_test_ended() {
+        let read = |line| test_of_nextest(line).map(|((_, name), ending, _)| (name, ending));
+        let name = || "deep::two".to_owned();
+        for (line, ending) in [
+            ("        PASS [   0.010s] (1/2) it::udp deep::two", Ending::Passed),
+            ("        PASS [   0.010s] (  1/200) it::udp deep::two", Ending::Passed),
+            ("\x1b[32;1m        LEAK\x1b[0m [   0.010s] it::udp deep::two", Ending::Passed),
+            ("   FLAKY 2/2 [   0.010s] (1/2) it::udp deep::two", Ending::Passed),
+            ("  TRY 1 FAIL [   0.010s] (1/2) it::udp deep::two", Ending::Failed),
+            ("     TIMEOUT [ 180.010s] (1/2) it::udp deep::two", Ending::Failed),
+            ("     SIGSEGV [   0.010s] (1/2) it::udp deep::two", Ending::Failed),
+        ] {
+            assert_eq!(read(line), Some((name(), ending)), "{line}");
+        }
+        for no_end in [
+            "        SLOW [> 60.000s] (-----) it::udp deep::two",
+            " TERMINATING [>180.000s] (-----) it::udp deep::two",
+            "     Summary [   0.010s] 12 tests run: 12 passed, 0 skipped",
+            "       RETRY 2/2 [         ] it::udp deep::two",
+            "thread 'deep::two' PASS",
+        ] {
+            assert_eq!(read(no_end), None, "{no_end}");
+        }
     }
 
     #[test]

@@ -83,6 +83,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if kernel && args.nextest.is_empty() {
         tell_lacking(at_hand());
+        tell_not_run(
+            &format!("binary_id({KERNEL_TESTS}::ipvs)"),
+            "a kernel with IPVS",
+            "they are tried under those that have it: `cargo xtask vm`",
+        );
     }
     let code = match (total.failed, left_out.is_empty() || args.unprivileged) {
         (0, true) => ExitCode::SUCCESS,
@@ -190,7 +195,7 @@ fn tell_lacking(at_hand: Cluster) {
 
 fn tell_not_run(filter: &str, need: &str, why: &str) {
     let list = workspace_wide("nextest", &["list"]).and_then(|cmd| {
-        cmd.args(["--profile", "kube-proxy", "--message-format", "human", "--color", "never"])
+        cmd.args(["--profile", "everything", "--message-format", "human", "--color", "never"])
             .args(["-E", filter])
             .output()
     });

@@ -16,7 +16,7 @@ use crate::{
 pub use host::{Lack, lacks};
 pub use packages::{
     BENCH, CLIENTS, CLIENTS_GO, CLIENTS_JAVA, CLIENTS_NODE, CLIENTS_NPM, CLIENTS_POSTGRES, CLIENTS_PYTHON,
-    CLIENTS_REDIS, DEMO, IMAGE, KERNELS, Program, TEST, packages,
+    CLIENTS_REDIS, DEMO, IMAGE, Program, TEST, VM, packages, update_lists,
 };
 
 /// What a part of setup found.

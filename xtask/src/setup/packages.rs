@@ -74,6 +74,8 @@ const PSQL: Program = Program { name: "psql", package: "postgresql-client" };
 
 const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
+/// What kube-proxy in IPVS mode does through netlink.
+const IPVSADM: Program = Program { name: "ipvsadm", package: "ipvsadm" };
 const CPIO: Program = Program { name: "cpio", package: "cpio" };
 const XZ: Program = Program { name: "xz", package: "xz-utils" };
 
@@ -130,8 +132,8 @@ pub const CLIENTS_REDIS: &[Program] = &[REDIS, REDIS_CLI];
 /// For clients of PostgreSQL.
 pub const CLIENTS_POSTGRES: &[Program] = &[POSTGRES, PSQL];
 
-/// What other kernels are booted with. Large and rarely wanted: only `kernels` itself brings it.
-pub const KERNELS: &[Program] = &[QEMU, BUSYBOX, CPIO, XZ];
+/// What other kernels are booted with, and what tests run there. Large and rarely wanted: only `vm` itself brings it.
+pub const VM: &[Program] = &[QEMU, BUSYBOX, CPIO, XZ, MUSL, IP, SS, IPTABLES, NFT, IPVSADM, CURL];
 
 /// Everything that the other commands need.
 pub fn all() -> Vec<Program> {
@@ -172,7 +174,7 @@ pub fn packages(programs: &[Program]) -> Result<Found> {
     }
     ui::say(format_args!("installing the system packages {list}"));
     let quiet = NoServices::hold()?;
-    apt(&["update"])?;
+    update_lists()?;
     apt(&[&["install", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
     drop(quiet);
     for (program, service) in SERVICES {
@@ -185,6 +187,14 @@ pub fn packages(programs: &[Program]) -> Result<Found> {
         bail!("package {} is installed, but there is still no `{}`", program.package, program.name);
     }
     Ok(Found::Installed)
+}
+
+/// Brings apt's lists of what there is.
+///
+/// # Errors
+/// When apt-get fails, or there is none.
+pub fn update_lists() -> Result<()> {
+    apt(&["update"])
 }
 
 fn apt(args: &[&str]) -> Result<()> {
