@@ -8,6 +8,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::SocketAddrV4,
     process::{Command, Stdio},
 };
 
@@ -59,12 +60,12 @@ pub fn available(netns: &Netns) -> Result<(), String> {
     ipvsadm(netns, &["-L", "-n"], "").map_err(|error| format!("not available: {error:#}"))
 }
 
-/// Installs virtual servers for these Services in place of all others. Endpoints are masqueraded, as in kube-proxy: the address of
+/// Installs virtual servers for these Services, each with its own scheduler, in place of all others. Endpoints are masqueraded, as in kube-proxy: the address of
 /// the Service is replaced by theirs, and answers have to come back through the namespace.
 ///
 /// # Errors
 /// What the tools say.
-pub fn install(netns: &Netns, scheduler: Scheduler, services: &[Service]) -> Result<()> {
+pub fn install(netns: &Netns, services: &[(Scheduler, Service)]) -> Result<()> {
     load();
     // The parameters are there once the namespace has virtual servers or might have.
     ipvsadm(netns, &["-C"], "")?;
@@ -79,17 +80,35 @@ pub fn install(netns: &Netns, scheduler: Scheduler, services: &[Service]) -> Res
     let mut commands =
         vec![format!("link add {INTERFACE} type dummy"), format!("link set {INTERFACE} arp off")];
     commands.extend(
-        services.iter().map(|service| format!("address add {}/32 dev {INTERFACE}", service.address.ip())),
+        services
+            .iter()
+            .map(|(_, service)| format!("address add {}/32 dev {INTERFACE}", service.address.ip())),
     );
     ip_batch(Some(netns), &commands)?;
     let mut rules = String::new();
-    for service in services {
+    for (scheduler, service) in services {
         rules.push_str(&format!("-A -t {} -s {}\n", service.address, scheduler.name()));
         for endpoint in &service.endpoints {
             rules.push_str(&format!("-a -t {} -r {endpoint} -m -w 1\n", service.address));
         }
     }
     ipvsadm(netns, &["-R"], &rules)
+}
+
+/// Changes the endpoints of a virtual server as kube-proxy does: those that are gone get no more connections and keep
+/// what they have, those that are new are added, the others are not touched.
+///
+/// # Errors
+/// What ipvsadm says.
+pub fn change(netns: &Netns, service: &Service, before: &[SocketAddrV4]) -> Result<()> {
+    let mut rules = String::new();
+    for gone in before.iter().filter(|endpoint| !service.endpoints.contains(endpoint)) {
+        rules.push_str(&format!("-e -t {} -r {gone} -m -w 0\n", service.address));
+    }
+    for come in service.endpoints.iter().filter(|endpoint| !before.contains(endpoint)) {
+        rules.push_str(&format!("-a -t {} -r {come} -m -w 1\n", service.address));
+    }
+    if rules.is_empty() { Ok(()) } else { ipvsadm(netns, &["-R"], &rules) }
 }
 
 /// Asks for the module with the kernel's own program for that. Where it is built in, or there is none, nothing is lost: the next

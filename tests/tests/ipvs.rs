@@ -47,7 +47,7 @@ impl World {
         };
         let endpoints = self.pods.iter().map(|pod| v4(pod.v4(PORT))).collect();
         let service = Service { address: vip(), endpoints };
-        ipvs::install(self.node.host().netns(), scheduler, &[service]).unwrap();
+        ipvs::install(self.node.host().netns(), &[(scheduler, service)]).unwrap();
     }
 }
 
@@ -100,7 +100,7 @@ fn other_services_take_the_place_of_all_before() {
     let (client, _) = &world.clients[0];
     assert_eq!(hold(client, 1).len(), 1);
     let other = Service { address: SocketAddrV4::new(service_v4(2), 80), endpoints: Vec::new() };
-    ipvs::install(world.node.host().netns(), Scheduler::RoundRobin, &[other]).unwrap();
+    ipvs::install(world.node.host().netns(), &[(Scheduler::RoundRobin, other)]).unwrap();
     assert!(client.connect(vip().into()).is_err(), "the Service is gone");
     world.install(Scheduler::RoundRobin);
     assert_eq!(by_pod(&hold(client, 3)), [1, 1, 1]);

@@ -44,7 +44,7 @@ struct Args {
     arms: Vec<Arm>,
 
     /// Where README.md, results.json and the plots are written
-    #[arg(long, value_name = "DIR", default_value = "target/scenarios")]
+    #[arg(long, value_name = "DIR", env = "BALANCER_OUT", default_value = "target/scenarios")]
     out: PathBuf,
 
     /// Begin with the results of an earlier run, a results.json; only what --only names is played again

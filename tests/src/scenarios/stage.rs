@@ -1,6 +1,7 @@
 //! Where a scenario is played: pods, servers, every arm's way from a Service address to a server.
 
 use std::{
+    cell::RefCell,
     net::{SocketAddr, SocketAddrV4},
     path::PathBuf,
 };
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     agent::{Agent, AgentOptions},
     bench::rules::{Mode, Service},
+    ipvs::{self, Scheduler},
     manifests::{Endpoint, ManifestDir},
     topology::{Cgroup, Pod, Scratch, Topology, service_v4},
 };
@@ -60,6 +62,8 @@ pub struct Stage {
     pub clients: Vec<Vec<Pod>>,
     /// Objects of the arms that are balancer's.
     pub manifests: ManifestDir,
+    /// What virtual servers have.
+    used: RefCell<Option<Vec<usize>>>,
     parts: Vec<Cgroup>,
     /// Where agents pin.
     pins: Vec<Scratch>,
@@ -87,7 +91,15 @@ impl Stage {
             clients.push(pods);
         }
         let pins = (0..nodes).map(|_| Scratch::pins()).collect();
-        Ok(Self { pods, clients, manifests: ManifestDir::new()?, parts, pins, topology })
+        Ok(Self {
+            pods,
+            clients,
+            manifests: ManifestDir::new()?,
+            used: RefCell::default(),
+            parts,
+            pins,
+            topology,
+        })
     }
 
     /// Starts the servers.
@@ -159,6 +171,26 @@ impl Stage {
                 mode.install(self.topology.host().netns(), &services)?;
             }
         }
+        self.virtual_servers(runs, ready)
+    }
+
+    /// The same for the arms of IPVS. Only what differs from before is changed: clearing them would end connections.
+    fn virtual_servers(&self, runs: &[Key], ready: &[usize]) -> Result<()> {
+        let netns = self.topology.host().netns();
+        let with = |run: &Key| {
+            let scheduler = scheduler(run.arm)?;
+            Some((scheduler, Service { address: run.service(), endpoints: self.addresses(*run, ready) }))
+        };
+        let services: Vec<(Scheduler, Service)> = runs.iter().filter_map(with).collect();
+        if services.is_empty() {
+            return Ok(());
+        }
+        let before = self.used.replace(Some(ready.to_vec()));
+        let Some(before) = before else { return ipvs::install(netns, &services) };
+        for run in runs.iter().filter(|run| scheduler(run.arm).is_some()) {
+            let service = Service { address: run.service(), endpoints: self.addresses(*run, ready) };
+            ipvs::change(netns, &service, &self.addresses(*run, &before))?;
+        }
         Ok(())
     }
 
@@ -197,16 +229,28 @@ impl Stage {
     pub fn lacks(&self, arm: Arm) -> Option<String> {
         match RULES.iter().find(|(rules, _)| *rules == arm) {
             Some((_, mode)) => mode.available(self.topology.host().netns()).err(),
-            None if matches!(arm, Arm::IpvsRr | Arm::IpvsLc | Arm::IpvsSed | Arm::IpvsSh) => {
-                Some("this kernel has no IPVS: `cargo xtask vm` has kernels that do".into())
+            None => {
+                scheduler(arm)?;
+                let lacks = ipvs::available(self.topology.host().netns()).err()?;
+                Some(format!("no IPVS in this kernel, `cargo xtask vm` has some with it ({lacks})"))
             }
-            None => None,
         }
     }
 }
 
 /// The arms that are rules in the node's namespace.
 const RULES: [(Arm, Mode); 2] = [(Arm::Iptables, Mode::IptablesNft), (Arm::Nftables, Mode::Nftables)];
+
+/// How an arm's virtual servers choose.
+const fn scheduler(arm: Arm) -> Option<Scheduler> {
+    match arm {
+        Arm::IpvsRr => Some(Scheduler::RoundRobin),
+        Arm::IpvsLc => Some(Scheduler::LeastConnections),
+        Arm::IpvsSed => Some(Scheduler::ShortestExpectedDelay),
+        Arm::IpvsSh => Some(Scheduler::SourceHash),
+        _ => None,
+    }
+}
 
 /// What each server has for each run: connections, and requests.
 pub fn look(servers: &mut [Option<Server>], ended: &[Served]) -> Result<Vec<Served>> {
