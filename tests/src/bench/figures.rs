@@ -58,6 +58,10 @@ impl Figures {
     }
 
     fn add(&mut self, name: String, unit: &str, better: Better, basis: Basis, value: Spread) {
+        // What could not be divided says nothing, and JSON has no word for it.
+        if ![value.median, value.min, value.max].into_iter().all(f64::is_finite) {
+            return;
+        }
         self.0.push(Figure { name, unit: unit.into(), better, basis, value });
     }
 }

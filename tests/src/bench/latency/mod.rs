@@ -28,7 +28,7 @@ use crate::topology::Cgroup;
 const BLOCK: usize = 100;
 
 /// How long the rules of one mode may take to install.
-const INSTALLED: Duration = Duration::from_secs(60);
+const INSTALLED: Duration = Duration::from_secs(120);
 
 /// The first variant: what all are compared with.
 pub const DIRECT: &str = "direct";

@@ -117,3 +117,69 @@ pub const fn questions_name(action: &str) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::numbers::Spread, *};
+
+    fn established() -> established::Results {
+        let one = Spread::single(1.0);
+        let row = |variant, ratio| established::Row {
+            variant,
+            gib_per_second: one,
+            gib_ratio: Spread::single(ratio),
+            cpu_s_per_gib: one,
+            cpu_ratio: Spread { median: f64::NAN, ..one },
+            requests_per_second: one,
+            requests_ratio: one,
+            request_cpu_ns: one,
+            request_cpu_ratio: one,
+            runs_per_request: 0.0,
+            program_ns_per_request: 0.0,
+        };
+        established::Results {
+            rounds: 1,
+            bytes: 1,
+            requests: 1,
+            rows: vec![row("direct", 1.0), row("balancer", 1.0)],
+        }
+    }
+
+    fn judged(change: impl Fn(&mut Report), baseline: Option<&Baseline>) -> Report {
+        let mut report = Report::new(Facts::collect(), true);
+        report.established = Some(established());
+        change(&mut report);
+        report.judge(baseline);
+        report
+    }
+
+    #[test]
+    fn a_report_that_was_written_is_a_baseline_of_the_next() {
+        let first = judged(|_| {}, None);
+        assert!(!first.is_bad(), "{:?}", first.targets);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), serde_json::to_string_pretty(&first).unwrap()).unwrap();
+        let baseline = Baseline::read(file.path()).unwrap();
+
+        let same = judged(|_| {}, Some(&baseline));
+        let comparison = same.comparison.as_ref().unwrap();
+        assert!(comparison.same_machine && comparison.compared == first.figures.len() && !same.is_bad());
+        assert!(same.text().contains("none is worse by over 10%"));
+
+        let halve = |report: &mut Report| {
+            report.established.as_mut().unwrap().rows[1].gib_ratio = Spread::single(0.5);
+        };
+        let worse = judged(halve, Some(&baseline));
+        let names: Vec<_> =
+            worse.comparison.as_ref().unwrap().regressions.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["established: bytes per second / direct (balancer)"]);
+        assert!(worse.is_bad() && worse.text().contains(names[0]));
+    }
+
+    #[test]
+    fn a_program_that_runs_for_a_request_misses_the_target() {
+        let report =
+            judged(|report| report.established.as_mut().unwrap().rows[1].runs_per_request = 0.5, None);
+        assert!(report.is_bad() && report.text().contains("NOT MET"));
+    }
+}
