@@ -65,7 +65,7 @@ impl Facts {
             architecture: self.architecture.clone(),
             cpu: self.cpu.clone(),
             cpus: self.cpus,
-            build: self.build.to_owned(),
+            build: self.build.clone(),
         }
     }
 
