@@ -57,6 +57,7 @@ impl Ready {
             .env("BALANCER_BIN", &self.balancer)
             .env("BALANCER_EBPF_OBJECT", workspace::object())
             .env("BALANCER_MINIMAL_OBJECT", workspace::object().with_file_name("minimal.o"))
+            .env("BALANCER_BENCH_JSON", workspace::target().join("bench/last.json"))
     }
 }
 

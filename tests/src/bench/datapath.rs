@@ -1,7 +1,7 @@
 //! The real programs with tables written by hand: what the agent would write, at any size, at once.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use balancer_common::{
     abi::{
         Algorithm, Backend, BackendState, FIRST_BACKEND, FIRST_SERVICE, FIRST_SLOT, FULL_SCAN, FrontendKey,
-        LAYOUT_VERSION, SERVICE_UNIFORM, Service, SlotRange,
+        LAYOUT_VERSION, SERVICE_TRACKED, SERVICE_UNIFORM, Service, SlotRange,
     },
     addr::PortBe,
 };
@@ -35,6 +35,8 @@ pub struct Datapath {
     cgroup: PathBuf,
     /// Programs that were replaced. They stay where they are in memory, so that others go elsewhere.
     replaced: Vec<Installation>,
+    /// Of Services that are added from now on, beside [`SERVICE_UNIFORM`].
+    flags: u32,
     next_service: u32,
     next_backend: u32,
     next_slot: u32,
@@ -69,6 +71,7 @@ impl Datapath {
             sizes,
             cgroup: cgroup.to_owned(),
             replaced: Vec::new(),
+            flags: 0,
             next_service: FIRST_SERVICE,
             next_backend: FIRST_BACKEND,
             next_slot: FIRST_SLOT,
@@ -83,13 +86,19 @@ impl Datapath {
         Ok(())
     }
 
+    /// Has the programs follow what connections carry to Services that are added from now on, as with `rebalance` on.
+    pub const fn follow_connections(&mut self) {
+        self.flags |= SERVICE_TRACKED;
+    }
+
     /// Adds a Service with `least-connections`, numbered and laid out as the agent does, and returns the ids of its backends.
     pub fn service(
         &mut self,
         protocol: u8,
-        address: SocketAddrV4,
-        backends: impl IntoIterator<Item = SocketAddrV4>,
+        address: impl Into<SocketAddr>,
+        backends: impl IntoIterator<Item = impl Into<SocketAddr>>,
     ) -> Result<Range<u32>> {
+        let address: SocketAddr = address.into();
         let maps = &mut self.installation.maps;
         let id = self.next_service;
         ensure!(id < maps.services.len(), "no room for Service {id}");
@@ -122,7 +131,7 @@ impl Datapath {
             self.next_slot += 1;
         }
         let count = self.next_backend - first;
-        let frontend = FrontendKey::new((*address.ip()).into(), PortBe::from_host(address.port()), protocol);
+        let frontend = FrontendKey::new(address.ip().into(), PortBe::from_host(address.port()), protocol);
         maps.services.set(
             id,
             &Service {
@@ -130,7 +139,7 @@ impl Datapath {
                 frontend,
                 algorithm: ALGORITHM as u32,
                 affinity_seconds: 0,
-                flags: SERVICE_UNIFORM,
+                flags: SERVICE_UNIFORM | self.flags,
                 backends: count,
                 revision: 1,
                 ..Service::default()
@@ -156,4 +165,10 @@ impl Datapath {
 pub fn nobody(n: u32) -> SocketAddrV4 {
     let [_, _, high, low] = (4096 + n % 57_344).to_be_bytes();
     SocketAddrV4::new(Ipv4Addr::new(10, 244, high, low), 8080 + (n / 57_344) as u16)
+}
+
+/// The same of IPv6: `fd00:10:244::1:x:y`.
+pub fn nobody_v6(n: u32) -> SocketAddrV6 {
+    let (high, low) = ((n >> 16) as u16, n as u16);
+    SocketAddrV6::new(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 1, high, low), 8080, 0, 0)
 }

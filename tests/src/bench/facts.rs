@@ -4,6 +4,8 @@ use std::{fs, thread};
 
 use serde::{Deserialize, Serialize};
 
+use super::baseline::Machine;
+
 /// The machine, and how busy it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
@@ -53,6 +55,17 @@ impl Facts {
             load_before: load(),
             load_after: String::new(),
             build: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
+        }
+    }
+
+    /// What makes it the same machine as that of another run.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            kernel: self.kernel.clone(),
+            architecture: self.architecture.clone(),
+            cpu: self.cpu.clone(),
+            cpus: self.cpus,
+            build: self.build.clone(),
         }
     }
 

@@ -17,9 +17,13 @@ use balancer_common::{
 use balancer_userspace::datapath::{Access, Maps, Pins};
 use serde::Serialize;
 
-use super::{check_interrupt, numbers::percentile, progress};
+use super::{
+    check_interrupt,
+    numbers::{Spread, percentile},
+    progress, room_for,
+};
 use crate::{
-    agent::{Agent, AgentOptions, Usage},
+    agent::{Agent, Usage},
     apiserver::{
         AGENT_ACCOUNT, AGENT_NAMESPACE, ApiServer as _, FakeServer, kubeconfig::Credential, objects,
         rbac_file,
@@ -38,6 +42,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 
 /// How often the map is looked at: what the measurement adds at most.
 const LOOK: Duration = Duration::from_micros(200);
+
+/// Parts of the time whose figures are compared.
+const PARTS: u32 = 5;
 
 /// A change that takes longer is lost.
 const LOST: Duration = Duration::from_secs(20);
@@ -74,6 +81,8 @@ pub struct Outcome {
     pub ready_ms: f64,
     /// Processor time of the agent per second.
     pub cores: f64,
+    /// Processor time of the agent for a change, in microseconds: of [`PARTS`] parts of the time.
+    pub cpu_us_per_change: Spread,
     /// Most resident memory of the agent, in MiB.
     pub rss_mib: f64,
     /// From the last change to tables that hold the last objects, in milliseconds.
@@ -90,7 +99,8 @@ pub fn measure(load: Load) -> Result<Outcome> {
     let server = FakeServer::start(&topology)?;
     let config = populate(&server, load.services)?;
     let begun = Instant::now();
-    let mut agent = Agent::of_cluster(&topology, &config, AgentOptions::default())?;
+    let options = room_for(load.services.into());
+    let mut agent = Agent::of_cluster(&topology, &config, options)?;
     agent.spawn()?;
     agent.wait_ready()?;
     let ready_ms = milliseconds(begun.elapsed());
@@ -99,9 +109,9 @@ pub fn measure(load: Load) -> Result<Outcome> {
     let before = Usage::of(pid)?;
     let begun = Instant::now();
     let over = AtomicBool::new(false);
-    let (mut versions, times, timed_versions, mut rss) = thread::scope(|scope| -> Result<_> {
+    let (mut versions, times, timed_versions, (mut rss, cores)) = thread::scope(|scope| -> Result<_> {
         let timed = scope.spawn(|| time(&server, &maps, load.services, &over));
-        let memory = scope.spawn(|| most_memory(pid, &over));
+        let memory = scope.spawn(|| watch(pid, load.duration, &over));
         let changed = change(&server, load);
         over.store(true, Ordering::Relaxed);
         let join = "a thread panicked";
@@ -129,19 +139,21 @@ pub fn measure(load: Load) -> Result<Outcome> {
     }
     let settled_ms = milliseconds(begun.elapsed());
     rss = rss.max(Usage::of(pid)?.rss);
+    let changes_per_second = f64::from(changes) / lasted.as_secs_f64();
     let mut times = times;
     times.sort_unstable();
     let at = |share| percentile(&times, share) / 1e6;
     Ok(Outcome {
         services: load.services,
         endpoints: u32::from(load.services) * u32::from(ENDPOINTS),
-        changes_per_second: f64::from(changes) / lasted.as_secs_f64(),
+        changes_per_second,
         median_ms: at(0.5),
         p99_ms: at(0.99),
         max_ms: at(1.0),
         timed: times.len(),
         ready_ms,
         cores: (after.cpu - before.cpu).as_secs_f64() / lasted.as_secs_f64(),
+        cpu_us_per_change: Spread::of(cores.iter().map(|cores| cores / changes_per_second * 1e6)),
         rss_mib: rss as f64 / 1024.0 / 1024.0,
         settled_ms,
     })
@@ -213,13 +225,23 @@ fn time(
     Ok((times, versions))
 }
 
-fn most_memory(pid: u32, over: &AtomicBool) -> u64 {
-    let mut most = 0;
+/// Looks at the agent until it is over: the most memory that it had, and processors that it took, by part of the time.
+fn watch(pid: u32, duration: Duration, over: &AtomicBool) -> (u64, Vec<f64>) {
+    let (mut most, mut cores) = (0, Vec::new());
+    let (mut begun, mut before) = (Instant::now(), Usage::of(pid).ok());
     while !over.load(Ordering::Relaxed) {
-        most = Usage::of(pid).map_or(most, |usage| most.max(usage.rss));
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(100));
+        let now = Usage::of(pid).ok();
+        most = now.as_ref().map_or(most, |usage| most.max(usage.rss));
+        let passed = begun.elapsed();
+        if let (Some(then), Some(now)) = (&before, &now)
+            && passed >= duration / PARTS
+        {
+            cores.push((now.cpu.saturating_sub(then.cpu)).as_secs_f64() / passed.as_secs_f64());
+            (begun, before) = (Instant::now(), Usage::of(pid).ok());
+        }
     }
-    most
+    (most, cores)
 }
 
 fn write(server: &FakeServer<'_>, index: u16, version: u32) {

@@ -1,9 +1,9 @@
 //! Medians and their spread.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a figure was in all rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// In half of the rounds it was lower.
     pub median: f64,
@@ -25,6 +25,11 @@ impl Spread {
         let median =
             if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
         Self { median, min, max }
+    }
+
+    /// What was measured once.
+    pub const fn single(value: f64) -> Self {
+        Self { median: value, min: value, max: value }
     }
 
     /// Of `a / b`, round by round: what slows a whole round down cancels out.

@@ -17,9 +17,14 @@ use balancer_common::{
 use balancer_userspace::datapath::{Access, Maps, Pins};
 use serde::Serialize;
 
-use super::{check_interrupt, datapath::nobody, numbers::percentile, progress};
+use super::{
+    check_interrupt,
+    datapath::nobody,
+    numbers::{Spread, percentile},
+    progress, room_for,
+};
 use crate::{
-    agent::{Agent, AgentOptions},
+    agent::Agent,
     manifests::ManifestDir,
     topology::{Topology, service_v4},
 };
@@ -47,6 +52,8 @@ pub struct Row {
     pub changes: usize,
     /// From before a slice is written to when the kernel's map shows it: half took less, in milliseconds.
     pub median_ms: f64,
+    /// The median of each fifth of the changes.
+    pub batches_ms: Spread,
     /// 99 in a hundred took less.
     pub p99_ms: f64,
     /// The slowest.
@@ -80,7 +87,7 @@ fn one(services: usize, changes: usize) -> Result<Row> {
         manifests.addresses(&name(index), 8080, endpoints(index, 0))?;
     }
     let begun = Instant::now();
-    let mut agent = Agent::with(&topology, &manifests, AgentOptions::default())?;
+    let mut agent = Agent::with(&topology, &manifests, room_for(services))?;
     let ready_ms = milliseconds(begun.elapsed());
     let first_sync_ms = first_sync(&agent.log());
     let maps = Maps::open(&Pins::new(agent.pins()), Access::Read)?;
@@ -104,6 +111,11 @@ fn one(services: usize, changes: usize) -> Result<Row> {
         }
         times.push(begun.elapsed().as_nanos() as u64);
     }
+    let batches_ms = Spread::of(times.chunks(times.len().div_ceil(5).max(1)).map(|batch| {
+        let mut batch = batch.to_vec();
+        batch.sort_unstable();
+        percentile(&batch, 0.5) / 1e6
+    }));
     times.sort_unstable();
     let memory = Memory::of(agent.process()?.id())?;
     let at = |share| percentile(&times, share) / 1e6;
@@ -112,6 +124,7 @@ fn one(services: usize, changes: usize) -> Result<Row> {
         endpoints: services * ENDPOINTS as usize,
         changes,
         median_ms: at(0.5),
+        batches_ms,
         p99_ms: at(0.99),
         max_ms: at(1.0),
         ready_ms,

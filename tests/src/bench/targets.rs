@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    churn,
+    churn, established,
     latency::{self, BALANCER, DIRECT_ATTACHED},
     load, open, programs, propagation,
 };
@@ -36,6 +36,16 @@ pub fn load(outcome: &load::Outcome) -> Vec<Target> {
         Target::new("many changes: processor time of the agent", outcome.cores, 0.5, "cores"),
         Target::new("many changes: memory of the agent", outcome.rss_mib, 100.0, "MiB"),
     ]
+}
+
+/// Of bytes and requests on open connections: there is no cost per packet.
+pub fn established(results: &established::Results) -> Vec<Target> {
+    let rows = results.rows.iter().filter(|row| row.variant == "balancer");
+    rows.map(|row| {
+        let name = "programs run for each request on an open connection, rebalance off";
+        Target::new(name, row.runs_per_request, 0.0, "")
+    })
+    .collect()
 }
 
 /// Of connections that are open.
@@ -108,9 +118,13 @@ pub fn churn(results: &churn::Results) -> Vec<Target> {
     targets
 }
 
+/// The number of Services that targets of the agent are set for.
+const SERVICES: usize = 5_000;
+
 /// Of the agent.
 pub fn propagation(rows: &[propagation::Row]) -> Vec<Target> {
-    let (Some(small), Some(large)) = (rows.first(), rows.last()) else { return Vec::new() };
+    let large = rows.iter().find(|row| row.services == SERVICES);
+    let (Some(small), Some(large)) = (rows.first(), large) else { return Vec::new() };
     let size = format!("{} Services, {} endpoints", large.services, large.endpoints);
     let mut targets = vec![
         Target::new(format!("a change is in the kernel, median ({size})"), large.median_ms, 5.0, "ms"),

@@ -1,80 +1,13 @@
-//! All results, as tables for people and as JSON.
+//! All results, as tables for people.
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
-
 use super::{
-    churn,
-    facts::Facts,
-    latency, load,
-    numbers::Spread,
-    open, programs, propagation,
-    table::table,
-    targets::{self, Target},
+    super::{churn, load, numbers::Spread, open, programs, propagation, table::table},
+    Report, wide,
 };
 
-/// Everything that was measured.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// Of this structure; raised when a field goes or changes its meaning.
-    pub version: u32,
-    /// Where it was measured.
-    pub machine: Facts,
-    /// Whether it was the short run.
-    pub quick: bool,
-    /// Seconds that it took.
-    pub seconds: f64,
-    /// What a run of a program costs.
-    pub programs: Option<programs::Results>,
-    /// What a connect takes.
-    pub connects: Option<latency::Results>,
-    /// Connects while everything changes.
-    pub churn: Option<churn::Results>,
-    /// The agent.
-    pub propagation: Vec<propagation::Row>,
-    /// The agent at an API server where much changes.
-    pub load: Option<load::Outcome>,
-    /// Connections that are open.
-    pub open: Option<open::Outcome>,
-    /// What should be reached, and what was.
-    pub targets: Vec<Target>,
-}
-
 impl Report {
-    /// Nothing measured yet.
-    pub fn new(machine: Facts, quick: bool) -> Self {
-        Self {
-            version: 1,
-            machine,
-            quick,
-            seconds: 0.0,
-            programs: None,
-            connects: None,
-            churn: None,
-            propagation: Vec::new(),
-            load: None,
-            open: None,
-            targets: Vec::new(),
-        }
-    }
-
-    /// Holds the results against the targets.
-    pub fn judge(&mut self) {
-        self.targets = [
-            self.programs.as_ref().map(targets::programs),
-            self.connects.as_ref().map(targets::latency),
-            self.churn.as_ref().map(targets::churn),
-            Some(targets::propagation(&self.propagation)),
-            self.load.as_ref().map(targets::load),
-            self.open.as_ref().map(targets::open),
-        ]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
-    }
-
     /// Tables.
     pub fn text(&self) -> String {
         let mut text = self.machine.line() + "\n";
@@ -84,12 +17,18 @@ impl Report {
         text.push_str("Figures are medians of rounds, with (lowest..highest).\n");
         let sections = [
             self.programs.as_ref().map(programs_text),
-            self.connects.as_ref().map(connects_text),
+            self.connects.as_ref().map(|results| wide::latency("Connects", results)),
+            self.ipv6.as_ref().map(|results| wide::latency("Connects over IPv6", results)),
+            self.udp.as_ref().map(|results| wide::latency("Questions over UDP", results)),
+            self.established.as_ref().map(wide::established),
+            self.contention.as_ref().map(wide::contention),
+            self.memory.as_ref().map(wide::memory),
             self.churn.as_ref().map(churn_text),
             (!self.propagation.is_empty()).then(|| propagation_text(&self.propagation)),
-            self.load.as_ref().map(load_text),
+            (!self.load.is_empty()).then(|| load_text(&self.load)),
             self.open.as_ref().map(open_text),
             Some(self.targets_text()),
+            self.comparison.as_ref().map(wide::comparison),
         ];
         for section in sections.into_iter().flatten() {
             text.push('\n');
@@ -115,7 +54,7 @@ impl Report {
 }
 
 /// As many digits as mean something.
-fn short(number: f64) -> String {
+pub(super) fn short(number: f64) -> String {
     if number == number.trunc() && number.abs() < 1e15 {
         format!("{number:.0}")
     } else if number.abs() < 10.0 {
@@ -125,7 +64,7 @@ fn short(number: f64) -> String {
     }
 }
 
-fn spread(value: &Spread, unit: f64, digits: usize) -> String {
+pub(super) fn spread(value: &Spread, unit: f64, digits: usize) -> String {
     let Spread { median, min, max } = *value;
     format!("{:.digits$} ({:.digits$}..{:.digits$})", median / unit, min / unit, max / unit)
 }
@@ -170,47 +109,6 @@ fn programs_text(results: &programs::Results) -> String {
     text
 }
 
-fn connects_text(results: &latency::Results) -> String {
-    let rows = results.rows.iter().map(|row| {
-        [
-            row.variant.clone(),
-            if row.services == 0 { "-".into() } else { row.services.to_string() },
-            spread(&row.p50_ns, 1e3, 1),
-            format!("{:.1}", row.p90_ns.median / 1e3),
-            format!("{:.1}", row.p99_ns.median / 1e3),
-            spread(&row.p50_ratio, 1.0, 3),
-            spread(&row.added_ns, 1e3, 2),
-            format!("{:.1}", row.whole_ns.median / 1e3),
-            spread(&row.whole_ratio, 1.0, 3),
-            format!("{:.0}", row.per_second.median),
-            row.failed.to_string(),
-        ]
-    });
-    let head = [
-        "connect(), microseconds",
-        "Services",
-        "p50",
-        "p90",
-        "p99",
-        "p50 / direct",
-        "added",
-        "open+close p50",
-        "/ direct",
-        "per second",
-        "failed",
-    ];
-    let mut text = format!(
-        "Connects: {} rounds of {}; the server asleep on another CPU; per second: without a pause\n{}",
-        results.rounds,
-        results.connects,
-        table(head, rows)
-    );
-    for missing in &results.missing {
-        _ = writeln!(text, "not measured: {missing}");
-    }
-    text
-}
-
 fn churn_text(results: &churn::Results) -> String {
     let rows = results.rows.iter().map(|row| {
         [
@@ -237,22 +135,32 @@ fn churn_text(results: &churn::Results) -> String {
     text
 }
 
-fn load_text(outcome: &load::Outcome) -> String {
-    let columns = ["changes/s", "p50 ms", "p99 ms", "max ms", "cores", "RSS MiB"];
-    let figures = [
-        outcome.changes_per_second,
-        outcome.median_ms,
-        outcome.p99_ms,
-        outcome.max_ms,
-        outcome.cores,
-        outcome.rss_mib,
+fn load_text(outcomes: &[load::Outcome]) -> String {
+    let rows = outcomes.iter().map(|outcome| {
+        [
+            outcome.services.to_string(),
+            outcome.endpoints.to_string(),
+            short(outcome.changes_per_second),
+            short(outcome.median_ms),
+            short(outcome.p99_ms),
+            short(outcome.max_ms),
+            short(outcome.cores),
+            spread(&outcome.cpu_us_per_change, 1.0, 0),
+            short(outcome.rss_mib),
+        ]
+    });
+    let head = [
+        "Services",
+        "endpoints",
+        "changes/s",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "cores",
+        "CPU us per change",
+        "RSS MiB",
     ];
-    format!(
-        "Changes at an API server, {} Services, {} endpoints: from a slice to the kernel\n{}",
-        outcome.services,
-        outcome.endpoints,
-        table(columns, [figures.map(short)].into_iter())
-    )
+    format!("Changes at an API server: from a slice to the kernel\n{}", table(head, rows))
 }
 
 fn open_text(outcome: &open::Outcome) -> String {
