@@ -12,6 +12,7 @@
 //! - [`apiserver`]: what else it follows: a real API server, and one that fails on command;
 //! - [`clients`]: whether moving idle connections hurts a request, with real client libraries;
 //! - [`scenarios`]: known situations, in every arm;
+//! - [`soak`]: everything at random, and what must hold meanwhile;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
@@ -24,4 +25,5 @@ pub mod kubeproxy;
 pub mod manifests;
 pub mod peer;
 pub mod scenarios;
+pub mod soak;
 pub mod topology;

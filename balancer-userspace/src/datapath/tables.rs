@@ -273,6 +273,14 @@ impl Maps {
         sys::storage(self.sockets.as_fd(), socket)
     }
 
+    /// What the programs recorded with an unconnected UDP socket that this process holds.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn socket_flows(&self, socket: std::os::fd::BorrowedFd<'_>) -> io::Result<Option<UdpFlows>> {
+        sys::storage(self.flows.as_fd(), socket)
+    }
+
     /// The storage map of unconnected UDP sockets.
     pub fn flows(&self) -> std::os::fd::BorrowedFd<'_> {
         self.flows.as_fd()
