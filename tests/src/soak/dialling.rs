@@ -44,9 +44,9 @@ pub(super) enum Fate {
 }
 
 /// socket(), which does not block.
-pub(super) fn socket(protocol: Transport, to: SocketAddr) -> Result<OwnedFd> {
+pub(super) fn socket(transport: Transport, to: SocketAddr) -> Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let kind = match protocol {
+    let kind = match transport {
         Transport::Tcp => SocketType::STREAM,
         Transport::Udp => SocketType::DGRAM,
     };
@@ -70,8 +70,8 @@ pub(super) fn begin(fd: &OwnedFd, to: SocketAddr) -> Result<(), Errno> {
 }
 
 /// Waits for the end of the handshake.
-pub(super) fn finish(fd: &OwnedFd, protocol: Transport) -> Result<(), Errno> {
-    if protocol == Transport::Udp {
+pub(super) fn finish(fd: &OwnedFd, transport: Transport) -> Result<(), Errno> {
+    if transport == Transport::Udp {
         return Ok(());
     }
     if !wait(fd, PollFlags::OUT, PATIENCE)? {
@@ -112,8 +112,8 @@ pub(super) fn flow(maps: &Maps, fd: &OwnedFd, to: SocketAddr, begun_ns: u64) -> 
 }
 
 /// Asks who is at the other end: the address at which the server took it, or what came instead.
-pub(super) fn ask(fd: &OwnedFd, protocol: Transport) -> Result<SocketAddr, String> {
-    match protocol {
+pub(super) fn ask(fd: &OwnedFd, transport: Transport) -> Result<SocketAddr, String> {
+    match transport {
         Transport::Tcp => {
             send(fd, QUESTION, SendFlags::NOSIGNAL).map_err(name)?;
             answer(fd)
@@ -174,11 +174,11 @@ pub(super) fn exchange(fd: &OwnedFd, to: SocketAddr) -> Result<(SocketAddr, Sock
 }
 
 /// How a connection that nobody asked anything on has ended, if it has.
-pub(super) fn ended(fd: &OwnedFd, protocol: Transport) -> Option<String> {
+pub(super) fn ended(fd: &OwnedFd, transport: Transport) -> Option<String> {
     let mut byte = [0_u8; 1];
     match recv(fd, &mut byte, RecvFlags::PEEK) {
-        Ok((0, _)) if protocol == Transport::Tcp => Some("end of stream".to_owned()),
-        Ok((_, _)) if protocol == Transport::Tcp => Some("an answer that nobody asked for".to_owned()),
+        Ok((0, _)) if transport == Transport::Tcp => Some("end of stream".to_owned()),
+        Ok((_, _)) if transport == Transport::Tcp => Some("an answer that nobody asked for".to_owned()),
         // A late answer to a question that was repeated.
         Ok((_, _)) => {
             let mut buffer = [0_u8; 512];

@@ -18,7 +18,7 @@ use crate::peer::protocol::{Close, Kind, Setting};
 
 /// Something that can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(super) enum Event {
     Scale,
     ScaleToZero,
     Terminate,
@@ -69,7 +69,7 @@ const WEIGHTS: [(Event, u32); 21] = [
 
 /// What has to be done later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undo {
+pub(super) enum Undo {
     Serve(usize),
     ResumeServer(usize),
     Plug(usize),
@@ -85,7 +85,7 @@ pub enum Undo {
 
 impl Event {
     /// One of them, by weight.
-    pub fn roll(dice: &mut fastrand::Rng) -> Self {
+    pub(super) fn roll(dice: &mut fastrand::Rng) -> Self {
         let mut roll = dice.u32(0..WEIGHTS.iter().map(|(_, weight)| weight).sum());
         for (event, weight) in WEIGHTS {
             match roll.checked_sub(weight) {
@@ -99,7 +99,7 @@ impl Event {
 
 impl Soak<'_> {
     /// Makes something happen. The dice fall alike whatever the world is like, so that a seed means the same events.
-    pub fn happen(&mut self, event: Event) -> Result<()> {
+    pub(super) fn happen(&mut self, event: Event) -> Result<()> {
         let (service, pod) = (self.dice.usize(0..SPECS.len()), self.dice.usize(0..BACKENDS));
         let (choice, millis) = (self.dice.usize(0..1000), self.dice.u64(200..4000));
         let later = Duration::from_millis(millis);
@@ -130,7 +130,7 @@ impl Soak<'_> {
             }
             Event::Fork => Some(self.fork(choice, &mut inner)?),
             Event::KillAgent | Event::Upgrade | Event::StopAgent | Event::SecondAgent => {
-                self.agent(event, later)?
+                self.agent(event, choice, later)?
             }
             Event::ApiFault => self.api_fault(choice, later)?,
             Event::Restore => self.restore(later)?,
@@ -272,7 +272,7 @@ impl Soak<'_> {
         Ok(format!("a process with 3 connections forks, duplicates and {end}"))
     }
 
-    fn agent(&mut self, event: Event, later: Duration) -> Result<Option<String>> {
+    fn agent(&mut self, event: Event, choice: usize, later: Duration) -> Result<Option<String>> {
         if event == Event::SecondAgent {
             self.agents.second()?;
             return Ok(Some("a second agent is refused".to_owned()));
@@ -280,7 +280,8 @@ impl Soak<'_> {
         if self.is_due(|undo| matches!(undo, Undo::Agent | Undo::ResumeAgent)) {
             return Ok(None);
         }
-        // About as long as the lease, sometimes longer.
+        // Sometimes for longer than the lease, mostly not.
+        let later = if choice % 4 == 0 { 2 * later } else { later / 4 };
         let (told, undo) = match event {
             Event::KillAgent => {
                 self.agents.kill()?;
@@ -304,9 +305,10 @@ impl Soak<'_> {
             return Ok(None);
         }
         let (name, begin) = FAULTS[choice % FAULTS.len()];
+        let later = if choice % 5 == 0 { 3 * later } else { later };
         begin(&mut self.world)?;
-        self.later(2 * later, Undo::Heal);
-        Ok(Some(format!("{name} for {:?}", 2 * later)))
+        self.later(later, Undo::Heal);
+        Ok(Some(format!("{name} for {later:?}")))
     }
 
     /// etcd is restored from the backup of the last quiet point.
@@ -354,7 +356,7 @@ impl Soak<'_> {
     }
 
     /// Undoes what is due.
-    pub fn undo_due(&mut self) -> Result<()> {
+    pub(super) fn undo_due(&mut self) -> Result<()> {
         let now = Instant::now();
         while let Some(at) = self.undos.iter().position(|(due, _)| *due <= now) {
             let (_, undo) = self.undos.remove(at);
@@ -364,7 +366,7 @@ impl Soak<'_> {
     }
 
     /// Undoes everything, now.
-    pub fn undo_all(&mut self) -> Result<()> {
+    pub(super) fn undo_all(&mut self) -> Result<()> {
         while !self.undos.is_empty() {
             let (_, undo) = self.undos.remove(0);
             self.undo(undo)?;

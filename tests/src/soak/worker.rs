@@ -15,7 +15,7 @@ use balancer_userspace::datapath::{Access, Maps, Pins, boot_ns};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{connect_unspec, getpeername},
+    net::{connect_unspec, getpeername, sockopt},
 };
 
 use super::{
@@ -132,14 +132,7 @@ impl Worker {
                 Ok(())
             }
             Deed::Duplicate => self.duplicate(),
-            Deed::Redial => {
-                let Some(held) = self.take() else { return Ok(()) };
-                // A socket of another family, or of another protocol, cannot dial what it is to dial next.
-                match connect_unspec(&held.fd) {
-                    Ok(()) => self.connect(Some(held)),
-                    Err(_) => Ok(()),
-                }
-            }
+            Deed::Redial => self.redial(),
             Deed::Datagram => self.datagram(),
         }
     }
@@ -148,12 +141,12 @@ impl Worker {
     fn goal(&mut self) -> (Goal, Transport, SocketAddr) {
         if self.dice.u8(0..10) == 0 {
             let (pod, addr) = self.plan.direct[self.dice.usize(0..self.plan.direct.len())];
-            let protocol = if self.dice.u8(0..4) == 0 { Transport::Udp } else { Transport::Tcp };
-            return (Goal::Direct(pod, protocol), protocol, addr);
+            let transport = if self.dice.u8(0..4) == 0 { Transport::Udp } else { Transport::Tcp };
+            return (Goal::Direct(pod, transport), transport, addr);
         }
         let front = self.dice.usize(0..self.plan.fronts.len());
-        let (protocol, addr) = self.plan.fronts[front];
-        (Goal::Front(front), protocol, addr)
+        let (transport, addr) = self.plan.fronts[front];
+        (Goal::Front(front), transport, addr)
     }
 
     fn fate(&mut self) -> Fate {
@@ -166,31 +159,29 @@ impl Worker {
     }
 
     /// One connect, on a new socket or again on one that was disconnected; asks; keeps it or closes it.
-    fn connect(&mut self, again: Option<Held>) -> Result<()> {
-        let (mut goal, mut protocol, mut addr) = self.goal();
-        let fd = match again {
-            Some(held) => {
-                if let Goal::Front(front) = held.goal {
-                    (goal, (protocol, addr)) = (held.goal, self.plan.fronts[front]);
-                } else {
-                    return Ok(());
-                }
-                held.fd
+    fn connect(&mut self, again: Option<(OwnedFd, usize)>) -> Result<()> {
+        let (goal, transport, addr, fd) = match again {
+            Some((fd, front)) => {
+                let (transport, addr) = self.plan.fronts[front];
+                (Goal::Front(front), transport, addr, fd)
             }
-            None => dialling::socket(protocol, addr)?,
+            None => {
+                let (goal, transport, addr) = self.goal();
+                (goal, transport, addr, dialling::socket(transport, addr)?)
+            }
         };
         let begun = boot_ns();
         let result = dialling::begin(&fd, addr);
         let returned = boot_ns();
         let chosen = dialling::chosen(&self.maps, &fd, begun)?;
-        let connected = result.and_then(|()| dialling::finish(&fd, protocol));
+        let connected = result.and_then(|()| dialling::finish(&fd, transport));
         let mut peer = None;
         let (mut failed, mut answered) = (None, None);
         match connected {
             Err(errno) => failed = Some((Step::Connect, dialling::name(errno))),
             Ok(()) => {
                 peer = getpeername(&fd).ok().flatten().and_then(|it| SocketAddr::try_from(it).ok());
-                match dialling::ask(&fd, protocol) {
+                match dialling::ask(&fd, transport) {
                     Ok(at) => answered = Some(at),
                     Err(how) => failed = Some((Step::Answer, how)),
                 }
@@ -216,8 +207,8 @@ impl Worker {
 
     /// Connects, and closes before the handshake is over, or just after.
     fn give_up(&mut self) -> Result<()> {
-        let (_, protocol, addr) = self.goal();
-        let fd = dialling::socket(protocol, addr)?;
+        let (_, transport, addr) = self.goal();
+        let fd = dialling::socket(transport, addr)?;
         _ = dialling::begin(&fd, addr);
         dialling::close(fd, self.fate());
         Ok(())
@@ -226,15 +217,15 @@ impl Worker {
     /// Asks on a connection that is held. One that has ended is let go.
     fn ask(&mut self) -> Result<()> {
         let Some(mut held) = self.take() else { return Ok(()) };
-        let protocol = match held.goal {
+        let transport = match held.goal {
             Goal::Front(front) => self.plan.fronts[front].0,
-            Goal::Direct(_, protocol) => protocol,
+            Goal::Direct(_, transport) => transport,
         };
         let (goal, chosen) = (held.goal, held.chosen);
-        if let Some(how) = dialling::ended(&held.fd, protocol) {
+        if let Some(how) = dialling::ended(&held.fd, transport) {
             return self.say(&Record::Ended { goal, chosen, at: [held.worked_ns, boot_ns()], how });
         }
-        let failed = dialling::ask(&held.fd, protocol).err();
+        let failed = dialling::ask(&held.fd, transport).err();
         let at = [held.worked_ns, boot_ns()];
         self.say(&Record::Asked { goal, chosen, at, failed: failed.clone() })?;
         if failed.is_none() {
@@ -251,6 +242,18 @@ impl Worker {
         held.fd = copy;
         self.held.push(held);
         Ok(())
+    }
+
+    /// connect() to nowhere, and again on the same socket.
+    fn redial(&mut self) -> Result<()> {
+        let Some(held) = self.take() else { return Ok(()) };
+        let (Goal::Front(front), goal, chosen) = (held.goal, held.goal, held.chosen) else { return Ok(()) };
+        if let Some(how) = dialling::ended(&held.fd, self.plan.fronts[front].0) {
+            return self.say(&Record::Ended { goal, chosen, at: [held.worked_ns, boot_ns()], how });
+        }
+        // An error of its former life is not one of the next.
+        let cleared = connect_unspec(&held.fd).and_then(|()| sockopt::socket_error(&held.fd).map(drop));
+        if cleared.is_ok() { self.connect(Some((held.fd, front))) } else { Ok(()) }
     }
 
     /// A question by sendto() from a socket that is never connected.
