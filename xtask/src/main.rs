@@ -71,6 +71,10 @@ enum Task {
     /// Brings Python packages with pip, Node.js packages with npm, and the rest with apt-get; what cannot be
     /// had is a row that says so.
     Clients(run_bin::Args),
+    /// Let everything go wrong at random, from a seed, and check all the while that nothing is lost (needs root)
+    ///
+    /// With --release the agent is optimised, which takes some minutes more to build.
+    Soak(run_bin::Args),
     /// Verify the programs and run the tests in the kernel under Debian's other kernels, in guests
     ///
     /// Guests run with KVM where that works, else in emulation. Brings qemu-system-x86, busybox-static, musl-tools and programs
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Task::Scenarios(args) => run_bin::scenarios(&args),
         Task::Clients(args) => clients::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Soak(args) => run_bin::soak(args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Docs => docs::run(),
     };

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `bench` and `scenarios`: build everything, then become the program.
+//! `cargo xtask demo`, `bench`, `scenarios` and `soak`: build everything, then become the program.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -11,7 +11,7 @@ use crate::{
     setup, workspace,
 };
 
-/// Options of `demo`, `bench`, `scenarios` and `clients`.
+/// Options of `demo`, `bench`, `scenarios`, `soak` and `clients`.
 #[derive(clap::Args)]
 // The program has the help that is worth reading.
 #[command(disable_help_flag = true)]
@@ -41,6 +41,14 @@ pub fn bench(args: &Args) -> Result<ExitCode> {
 /// Plays the scenarios, with everything optimised.
 pub fn scenarios(args: &Args) -> Result<ExitCode> {
     ready("scenarios", setup::BENCH, Profile::Release, args)?.command().args(&args.args).exec()
+}
+
+/// Runs the soak, unoptimised unless told otherwise.
+pub fn soak(mut args: Args) -> Result<ExitCode> {
+    let all = args.args.len();
+    args.args.retain(|arg| arg != "--release");
+    let profile = if args.args.len() < all { Profile::Release } else { Profile::Debug };
+    ready("soak", setup::DEMO, profile, &args)?.command().args(&args.args).exec()
 }
 
 /// A program of `tests`, built.

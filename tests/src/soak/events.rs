@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
 use super::{
-    faults::{self, FAULTS},
+    faults::FAULTS,
     ledger::Whom,
     pressure,
     run::Soak,
     services::{Condition, SPECS, fronts},
     tally::Invariant,
+    undo::Undo,
     world::BACKENDS,
 };
 use crate::peer::protocol::{Close, Kind, Setting};
@@ -66,22 +67,6 @@ const WEIGHTS: [(Event, u32); 21] = [
     (Event::Token, 2),
     (Event::Pressure, 2),
 ];
-
-/// What has to be done later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Undo {
-    Serve(usize),
-    ResumeServer(usize),
-    Plug(usize),
-    Agent,
-    ResumeAgent,
-    Heal,
-    /// After a backup was restored: whoever keeps these objects writes them again.
-    Rewrite,
-    Bring(usize),
-    Finish(usize, usize),
-    Ready(usize, usize),
-}
 
 impl Event {
     /// One of them, by weight.
@@ -281,7 +266,7 @@ impl Soak<'_> {
             return Ok(None);
         }
         // Sometimes for longer than the lease, mostly not.
-        let later = if choice % 4 == 0 { 2 * later } else { later / 4 };
+        let later = if choice.is_multiple_of(4) { 2 * later } else { later / 4 };
         let (told, undo) = match event {
             Event::KillAgent => {
                 self.agents.kill()?;
@@ -305,7 +290,7 @@ impl Soak<'_> {
             return Ok(None);
         }
         let (name, begin) = FAULTS[choice % FAULTS.len()];
-        let later = if choice % 5 == 0 { 3 * later } else { later };
+        let later = if choice.is_multiple_of(5) { 3 * later } else { later };
         begin(&mut self.world)?;
         self.later(later, Undo::Heal);
         Ok(Some(format!("{name} for {later:?}")))
@@ -353,69 +338,5 @@ impl Soak<'_> {
         }
         pressure::relieve(&self.world)?;
         Ok(Some("60 Services too many came and went".to_owned()))
-    }
-
-    /// Undoes what is due.
-    pub(super) fn undo_due(&mut self) -> Result<()> {
-        let now = Instant::now();
-        while let Some(at) = self.undos.iter().position(|(due, _)| *due <= now) {
-            let (_, undo) = self.undos.remove(at);
-            self.undo(undo)?;
-        }
-        Ok(())
-    }
-
-    /// Undoes everything, now.
-    pub(super) fn undo_all(&mut self) -> Result<()> {
-        while !self.undos.is_empty() {
-            let (_, undo) = self.undos.remove(0);
-            self.undo(undo)?;
-        }
-        Ok(())
-    }
-
-    fn undo(&mut self, undo: Undo) -> Result<()> {
-        self.ledger.note(format!("undone: {undo:?}"));
-        match undo {
-            Undo::Serve(pod) => {
-                self.world.serve(pod)?;
-                self.world.trouble_ends(pod);
-            }
-            Undo::ResumeServer(pod) => {
-                let server = self.world.targets[pod].server.as_mut().context("it was stopped")?;
-                server.process().signal(Signal::CONT)?;
-                self.world.trouble_ends(pod);
-            }
-            Undo::Plug(pod) => {
-                self.world.targets[pod].pod.plug()?;
-                self.world.trouble_ends(pod);
-            }
-            Undo::Agent => self.agents.spawn()?,
-            Undo::ResumeAgent => self.agents.resume()?,
-            Undo::Heal => faults::heal(&mut self.world)?,
-            Undo::Rewrite => (0..SPECS.len()).try_for_each(|service| self.world.publish(service))?,
-            Undo::Bring(service) => {
-                self.world.wanted[service].exists = true;
-                self.world.publish(service)?;
-            }
-            Undo::Finish(service, pod) => self.step(service, pod, Condition::Terminating, None)?,
-            Undo::Ready(service, pod) => {
-                self.step(service, pod, Condition::NotReady, Some(Condition::Ready))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next condition of an endpoint, if it still has the one from before.
-    fn step(&mut self, service: usize, pod: usize, from: Condition, to: Option<Condition>) -> Result<()> {
-        let endpoints = &mut self.world.wanted[service].endpoints;
-        if endpoints.get(&pod) != Some(&from) {
-            return Ok(());
-        }
-        match to {
-            Some(to) => endpoints.insert(pod, to),
-            None => endpoints.remove(&pod),
-        };
-        self.world.publish(service)
     }
 }

@@ -6,16 +6,16 @@
 //! fails in every way, and there are more Services than the tables hold.
 //!
 //! - [`world`], [`services`], [`agents`], [`pressure`]: what there is;
-//! - [`events`], [`faults`]: what happens to it; [`plant`]: bugs, to see that they are found;
+//! - `events`, [`faults`]: what happens to it, and `undo` how it ends; [`plant`]: bugs, to see that they are found;
 //! - [`ledger`]: what was done when, which excuses failures; [`watcher`]: what the tables said when;
-//! - [`worker`], [`dialling`], [`record`]: the clients; [`crew`]: the soak's side of them;
+//! - [`worker`], [`record`]: the clients, with the system calls of `dialling`; [`crew`]: the soak's side of them;
 //! - [`judge`]: whether what they saw may be; [`quiet`]: what is compared while all stand still;
 //! - [`invariants`]: the rules, as pure functions; [`tally`], [`report`]: what came of it; [`run`]: the order of it all.
 
 pub mod agents;
 pub mod crew;
 mod dialling;
-pub mod events;
+mod events;
 pub mod faults;
 pub mod invariants;
 pub mod judge;
@@ -28,6 +28,7 @@ pub mod report;
 pub mod run;
 pub mod services;
 pub mod tally;
+mod undo;
 pub mod watcher;
 pub mod worker;
 pub mod world;

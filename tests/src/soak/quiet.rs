@@ -26,6 +26,7 @@ use super::{
     tally::Invariant,
     world::View,
 };
+use crate::agent::Usage;
 
 /// How long the tables may take to follow once the API server answers again: a watch that hears nothing is begun anew by
 /// `--relist`, 10 s and a fifth.
@@ -43,9 +44,8 @@ pub struct Bounds {
     pins: Option<BTreeSet<String>>,
 }
 
-impl Bounds {
-    /// Nothing is known yet.
-    pub const fn new() -> Self {
+impl Default for Bounds {
+    fn default() -> Self {
         Self {
             fds: Bound::new("open descriptors of the agent", 4, 0, 12),
             threads: Bound::new("threads of the agent", 4, 0, 6),
@@ -188,13 +188,17 @@ impl Soak<'_> {
         let first = self.bounds.pins.get_or_insert_with(|| pins.clone());
         self.tally.judge(Invariant::NoLeak, invariants::same("pins", first, &pins));
 
-        let (usage, threads) = self.agents.usage()?;
-        let own = crate::agent::Usage::of(std::process::id())?;
+        let (usage, threads) = self.floor()?;
+        let own = Usage::of(std::process::id())?;
         self.tally.judge(Invariant::NoLeak, self.bounds.fds.see(usage.fds as u64));
         self.tally.judge(Invariant::NoLeak, self.bounds.threads.see(threads as u64));
         self.tally.judge(Invariant::NoLeak, self.bounds.memory.see(usage.rss / 1024));
         self.tally.judge(Invariant::NoLeak, self.bounds.own_memory.see(own.rss / 1024));
         self.usage = Some((usage, threads));
+
+        let panicked = self.agents.logs().iter().any(|log| log.contains("panicked at"));
+        let outcome = if panicked { Err("the agent's log tells of a panic".to_owned()) } else { Ok(()) };
+        self.tally.judge(Invariant::NoLeak, outcome);
 
         let expected = self.processes();
         let outcome = eventually(SETTLE, || {
@@ -213,6 +217,18 @@ impl Soak<'_> {
         };
         self.tally.judge(Invariant::NoLeak, outcome);
         Ok(())
+    }
+
+    /// What the agent costs at least over a second: while it lists sockets it has a few descriptors for each namespace.
+    fn floor(&mut self) -> Result<(Usage, usize)> {
+        let (mut least, mut threads) = self.agents.usage()?;
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(50));
+            let (usage, now) = self.agents.usage()?;
+            threads = threads.min(now);
+            least = Usage { fds: least.fds.min(usage.fds), rss: least.rss.min(usage.rss), ..usage };
+        }
+        Ok((least, threads))
     }
 
     /// Ids of Services and backends, frontends and names.

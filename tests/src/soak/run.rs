@@ -13,7 +13,7 @@ use balancer_userspace::datapath::{Access, Maps, Pins};
 use super::{
     agents::Agents,
     crew::Crew,
-    events::{Event, Undo},
+    events::Event,
     judge::{Bench, Judge},
     ledger::{Ledger, Open},
     plant::Plant,
@@ -22,6 +22,7 @@ use super::{
     report::Outcome,
     services::{TARGET_PORT, fronts},
     tally::{Invariant, Tally},
+    undo::Undo,
     watcher::Watcher,
     world::World,
 };
@@ -138,7 +139,7 @@ impl<'t> Soak<'t> {
             undos: Vec::new(),
             absent: Vec::new(),
             pending,
-            bounds: Bounds::new(),
+            bounds: Bounds::default(),
             usage: None,
             held: 0,
         };
@@ -172,8 +173,8 @@ impl<'t> Soak<'t> {
     fn go_on(&mut self, options: &Options, begun: Instant) -> Result<()> {
         let (mut events, mut rests) = (0, 0);
         let mut next_progress = PROGRESS;
-        // Half of the first round: the first quiet point is soon.
-        let mut until_rest = EVENTS / 2;
+        // The first quiet point is soon.
+        let mut until_rest = if options.plant.is_some() { 5 } else { EVENTS / 2 };
         let over = |soak: &Self| soak.tally.is_broken() || interrupted();
         while begun.elapsed() < options.duration && !over(self) {
             let event = Event::roll(&mut self.dice);
@@ -191,7 +192,9 @@ impl<'t> Soak<'t> {
                     self.plant(plant)?;
                     // Nothing else may hide it.
                     self.pause(Duration::from_secs(3))?;
-                    self.rest(Depth::Held).context("quiet point")?;
+                    if !over(self) {
+                        self.rest(Depth::Held).context("quiet point")?;
+                    }
                 }
             }
             if begun.elapsed() >= next_progress {
