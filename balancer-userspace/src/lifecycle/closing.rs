@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use balancer_common::abi::{Backend, BackendState};
+
 use super::{
     Departed,
     census::{Census, state},
@@ -45,15 +47,21 @@ impl Closing {
         }
     }
 
-    /// Closes the sockets of a backend; how many.
+    /// Closes the sockets of a backend, as long as it is gone; how many.
     pub fn close(&mut self, maps: &Maps, census: &mut Census, gone: &Departed, now_ns: u64) -> usize {
-        let generation = maps.backends.get(gone.backend).map_or(0, |backend| backend.generation);
+        // Listing takes a while, on a busy node seconds. The backend may have come back meanwhile, with its id and its
+        // generation, and `gone` says what was so before.
+        let still = || maps.backends.get(gone.backend).filter(|backend| is_gone(backend, gone));
+        let Some(Backend { generation, .. }) = still() else { return 0 };
         let tries = self.tries.entry(gone.backend).or_default();
         *tries = (tries.0.saturating_add(1), now_ns);
         let Census { by_service, channels, .. } = census;
         let Some(sockets) = by_service.get(&gone.service) else { return 0 };
         let mut closed = 0;
         for socket in sockets.iter().filter(|socket| leads_to(socket, gone.backend, generation)) {
+            if still().is_none() {
+                break;
+            }
             match channels.destroy(socket) {
                 Ok(Destroyed::Yes) => {
                     closed += 1;
@@ -70,10 +78,36 @@ impl Closing {
     }
 }
 
+/// Whether the tables say of a backend now that it is gone.
+fn is_gone(backend: &Backend, gone: &Departed) -> bool {
+    BackendState::from_u16(backend.state) == BackendState::Removed && backend.service == gone.service
+}
+
 /// Whether the socket is connected to this very backend, as the kernel sees it and as it was recorded: an
 /// application may have connected it elsewhere since.
 fn leads_to(socket: &LiveSocket, backend: u32, generation: u32) -> bool {
     socket.backend() == (backend, generation)
         && state(socket).is_some()
         && socket.remote == Some(socket.target())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn what_has_come_back_is_not_gone() {
+        let gone = Departed { service: 3, backend: 7, state: BackendState::Removed, since: Instant::now() };
+        let backend =
+            |state: BackendState, service| Backend { state: state as u16, service, ..Backend::default() };
+        assert!(is_gone(&backend(BackendState::Removed, 3), &gone));
+        for state in
+            [BackendState::Ready, BackendState::Terminating, BackendState::Unused, BackendState::Free]
+        {
+            assert!(!is_gone(&backend(state, 3), &gone), "{state:?}");
+        }
+        assert!(!is_gone(&backend(BackendState::Removed, 4), &gone), "another Service has the id");
+    }
 }
