@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The lease. Short, so that some outages of the agent outlast it.
-pub const LEASE: Duration = Duration::from_secs(4);
+pub const LEASE: Duration = Duration::from_secs(5);
 
 /// Sizes: room for all that a soak dials, and for little more.
 pub const SIZES: [(&str, u32); 3] =

@@ -91,7 +91,7 @@ impl Soak<'_> {
         let mut inner = fastrand::Rng::with_seed(self.dice.u64(..));
         let kind = format!("{event:?}");
         let told = match event {
-            Event::Scale | Event::ScaleToZero => Some(self.scale(event, service, &mut inner)?),
+            Event::Scale | Event::ScaleToZero => Some(self.scale(event, service, later, &mut inner)?),
             Event::Terminate | Event::Unready => self.condition(event, service, choice, later)?,
             Event::Algorithm => {
                 let names =
@@ -140,10 +140,17 @@ impl Soak<'_> {
         self.undos.iter().any(|(_, due)| undo(due))
     }
 
-    fn scale(&mut self, event: Event, service: usize, dice: &mut fastrand::Rng) -> Result<String> {
+    fn scale(
+        &mut self,
+        event: Event,
+        service: usize,
+        later: Duration,
+        dice: &mut fastrand::Rng,
+    ) -> Result<String> {
         let wanted = &mut self.world.wanted[service].endpoints;
         if event == Event::ScaleToZero {
             wanted.clear();
+            self.undos.push((Instant::now() + later, Undo::Fill(service, dice.usize(0..BACKENDS))));
         } else {
             for _ in 0..dice.usize(1..=4) {
                 let pod = dice.usize(0..BACKENDS);

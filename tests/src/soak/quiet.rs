@@ -77,15 +77,19 @@ impl Soak<'_> {
         self.agents.spawn()?;
         let agent = self.agents.current().wait_ready();
         self.tally.judge(Invariant::Tables, agent.map_err(|error| format!("{error:#}")));
+        self.ledger.note("everybody stands still".to_owned());
         self.wait_for_judge();
         self.follow()?;
+        self.ledger.note("the tables were compared".to_owned());
         self.counters()?;
         if depth == Depth::Empty {
             self.crew.drop_all()?;
             self.counters()?;
             self.emptied()?;
         }
+        self.ledger.note("the counters were compared".to_owned());
         self.leaks()?;
+        self.ledger.note("leaks were looked for".to_owned());
         self.world.backup = Some(self.world.api.backup());
         for open in self.absent.drain(..) {
             self.ledger.end(open);
@@ -190,7 +194,10 @@ impl Soak<'_> {
 
         let (usage, threads) = self.floor()?;
         let own = Usage::of(std::process::id())?;
-        self.tally.judge(Invariant::NoLeak, self.bounds.fds.see(usage.fds as u64));
+        let fds = self.bounds.fds.see(usage.fds as u64);
+        let pid = self.agents.current().process()?.id();
+        let fds = fds.map_err(|text| format!("{text}: {:?}", descriptors(pid).unwrap_or_default()));
+        self.tally.judge(Invariant::NoLeak, fds);
         self.tally.judge(Invariant::NoLeak, self.bounds.threads.see(threads as u64));
         self.tally.judge(Invariant::NoLeak, self.bounds.memory.see(usage.rss / 1024));
         self.tally.judge(Invariant::NoLeak, self.bounds.own_memory.see(own.rss / 1024));
@@ -314,6 +321,32 @@ fn names(dir: &Path, prefix: &str, into: &mut BTreeSet<String>) -> io::Result<()
         into.insert(name);
     }
     Ok(())
+}
+
+/// How many descriptors of each kind a process has; of sockets also which protocol.
+fn descriptors(pid: u32) -> io::Result<BTreeMap<String, u32>> {
+    let mut protocols = BTreeMap::new();
+    for protocol in ["tcp", "udp", "unix", "netlink"] {
+        let table = fs::read_to_string(format!("/proc/{pid}/net/{protocol}"))?;
+        for word in table.lines().flat_map(str::split_whitespace) {
+            // The inode number is the only number of its size in these tables.
+            if word.len() > 3 && word.bytes().all(|byte| byte.is_ascii_digit()) {
+                protocols.insert(word.to_owned(), protocol);
+            }
+        }
+    }
+    let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        let kind = match inode {
+            Some(inode) => format!("socket {}", protocols.get(inode).unwrap_or(&"of another namespace")),
+            None => target.split(":[").next().unwrap_or(&target).to_owned(),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    Ok(kinds)
 }
 
 /// Processes in a cgroup and below.

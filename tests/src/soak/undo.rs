@@ -23,6 +23,7 @@ pub(super) enum Undo {
     /// After a backup was restored: whoever keeps these objects writes them again.
     Rewrite,
     Bring(usize),
+    Fill(usize, usize),
     Finish(usize, usize),
     Ready(usize, usize),
 }
@@ -69,6 +70,10 @@ impl Soak<'_> {
             Undo::Rewrite => (0..SPECS.len()).try_for_each(|service| self.world.publish(service))?,
             Undo::Bring(service) => {
                 self.world.wanted[service].exists = true;
+                self.world.publish(service)?;
+            }
+            Undo::Fill(service, pod) => {
+                self.world.wanted[service].endpoints.insert(pod, Condition::Ready);
                 self.world.publish(service)?;
             }
             Undo::Finish(service, pod) => self.step(service, pod, Condition::Terminating, None)?,
