@@ -109,15 +109,22 @@ impl Bound {
         self.seen += 1;
         if self.seen <= self.warm_up {
             self.largest = self.largest.max(value);
+        }
+        if self.allows(value) {
             return Ok(());
         }
+        let (what, largest, limit) = (self.what, self.largest, self.limit());
+        Err(format!("{what}: {value}, after at most {largest} at first: more than {limit}"))
+    }
+
+    /// Whether a value is within the bound, as far as that is known.
+    pub const fn allows(&self, value: u64) -> bool {
+        self.seen < self.warm_up || value <= self.limit()
+    }
+
+    const fn limit(&self) -> u64 {
         let (percent, more) = self.slack;
-        let limit = self.largest * (100 + percent) / 100 + more;
-        if value <= limit {
-            Ok(())
-        } else {
-            Err(format!("{}: {value}, after at most {} at first: more than {limit}", self.what, self.largest))
-        }
+        self.largest * (100 + percent) / 100 + more
     }
 
     /// The largest of the first values.
@@ -184,6 +191,7 @@ mod tests {
             assert_eq!(bound.see(value), Ok(()));
         }
         assert_eq!(bound.learned(), 12);
+        assert!(bound.allows(22) && !bound.allows(23));
         assert_eq!(bound.see(22), Ok(()));
         assert_eq!(bound.see(23), Err("fds: 23, after at most 12 at first: more than 22".to_owned()));
     }

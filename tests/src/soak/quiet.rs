@@ -226,16 +226,22 @@ impl Soak<'_> {
         Ok(())
     }
 
-    /// What the agent costs at least over a second: while it lists sockets it has a few descriptors for each namespace.
+    /// What the agent costs at least over a second, or for longer if that is too much: while it lists sockets it has a few
+    /// descriptors for each namespace, and a listing may take seconds where others have the processors.
     fn floor(&mut self) -> Result<(Usage, usize)> {
         let (mut least, mut threads) = self.agents.usage()?;
-        for _ in 0..20 {
+        let begun = Instant::now();
+        loop {
             thread::sleep(Duration::from_millis(50));
             let (usage, now) = self.agents.usage()?;
             threads = threads.min(now);
             least = Usage { fds: least.fds.min(usage.fds), rss: least.rss.min(usage.rss), ..usage };
+            let patience =
+                if self.bounds.fds.allows(least.fds as u64) { Duration::from_secs(1) } else { SETTLE };
+            if begun.elapsed() >= patience {
+                return Ok((least, threads));
+            }
         }
-        Ok((least, threads))
     }
 
     /// Ids of Services and backends, frontends and names.
