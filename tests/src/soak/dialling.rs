@@ -26,10 +26,10 @@ use crate::peer::protocol::{Identity, errno_name};
 
 /// Longest wait for a handshake or an answer. A lost segment is sent again after a second; the rest is for a machine that is
 /// busy with other things.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an answer to a datagram may take before it is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// How often a datagram is sent.
 const DATAGRAMS: u32 = 4;
