@@ -60,7 +60,7 @@ const WEIGHTS: [(Event, u32); 21] = [
     (Event::Fork, 4),
     (Event::KillAgent, 5),
     (Event::Upgrade, 4),
-    (Event::StopAgent, 4),
+    (Event::StopAgent, 2),
     (Event::SecondAgent, 1),
     (Event::ApiFault, 10),
     (Event::Restore, 2),
@@ -273,7 +273,7 @@ impl Soak<'_> {
             return Ok(None);
         }
         // Sometimes for longer than the lease, mostly not.
-        let later = if choice.is_multiple_of(4) { 2 * later } else { later / 4 };
+        let later = if choice.is_multiple_of(6) { 2 * later } else { later / 4 };
         let (told, undo) = match event {
             Event::KillAgent => {
                 self.agents.kill()?;
@@ -297,7 +297,7 @@ impl Soak<'_> {
             return Ok(None);
         }
         let (name, begin) = FAULTS[choice % FAULTS.len()];
-        let later = if choice.is_multiple_of(5) { 3 * later } else { later };
+        let later = if choice.is_multiple_of(8) { 3 * later } else { later };
         begin(&mut self.world)?;
         self.later(later, Undo::Heal);
         Ok(Some(format!("{name} for {later:?}")))
