@@ -2,18 +2,31 @@
 
 use std::net::Ipv4Addr;
 
-/// Where a node's tie order starts: FNV-1a of its name without the number at its end, plus that number (a last letter that stands
-/// alone counts as one), both of the name's first part, before a domain; an IPv4 address is a number as a whole. Nodes that
-/// are numbered, as most are, thus start one behind the other, and two neighbours never at the same of several backends; others
-/// start anywhere.
+/// How far behind a node the one with the next number starts.
+///
+/// A prime, and so without a divisor in common with any number of backends but its multiples: as many consecutive numbers as
+/// there are backends start at each of them once. Not 1, because nodes that hold a few connections each, from their starts on,
+/// would hold them to the same backends as their neighbours, and leave others idle: two nodes with two each would reach three
+/// of five. Of the primes below 2^17 this one makes the fullest backend of consecutive nodes stand out least, over 2 to 64
+/// backends (few of them count most) and equally many connections per node, up to six per backend in all.
+const STRIDE: u32 = 90_547;
+
+/// Where a node's tie order starts: FNV-1a of its name without the number at its end, halved, plus that number times
+/// [`STRIDE`] (a last letter that stands alone counts as one), both of the name's first part, before a domain; an IPv4 address
+/// is a number as a whole. Nodes that are numbered, as most are, thus start at one distance from each other, and two neighbours,
+/// as long as both have made equally many connects, never at the same of several backends (save for multiples of the stride);
+/// others start anywhere.
+///
+/// Numbers below 23,000 fit into the half that the hash leaves free. Beyond, 32 bits are full once in 47,000 numbers, as they
+/// are of addresses, and the distance is another one there.
 pub fn node_offset(node: &str) -> u32 {
     if let Ok(address) = node.parse::<Ipv4Addr>() {
-        return address.into();
+        return u32::from(address).wrapping_mul(STRIDE);
     }
     let (name, number) = numbered(node.split('.').next().unwrap_or(node));
     let hash =
         name.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash.wrapping_add(number)
+    (hash >> 1).wrapping_add(number.wrapping_mul(STRIDE))
 }
 
 /// `node-12` is `node-` and 12, `node-b` is `node-` and the letter's code, `node` is itself and 0. A number is taken as far as
@@ -35,19 +48,76 @@ fn numbered(node: &str) -> (&str, u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::{node_offset, numbered};
+    use std::{collections::HashSet, ops::Range};
+
+    use super::{STRIDE, node_offset, numbered};
+
+    /// Asserts that each node starts [`STRIDE`] behind the one before it.
+    fn check_consecutive(nodes: &[&str]) {
+        let offsets: Vec<u32> = nodes.iter().map(|node| node_offset(node)).collect();
+        for pair in offsets.windows(2) {
+            assert_eq!(pair[1], pair[0].wrapping_add(STRIDE), "{nodes:?}: {offsets:?}");
+        }
+    }
 
     #[test]
-    fn nodes_that_are_numbered_start_one_behind_the_other() {
-        for nodes in [["node-1", "node-2", "node-3"], ["a", "b", "c"], ["rack-a", "rack-b", "rack-c"]] {
-            let [first, second, third] = nodes.map(node_offset);
-            assert_eq!((second, third), (first.wrapping_add(1), first.wrapping_add(2)), "{nodes:?}");
+    fn nodes_that_are_numbered_start_at_equal_distances() {
+        check_consecutive(&["node-1", "node-2", "node-3"]);
+        check_consecutive(&["node-099", "node-100"]);
+        check_consecutive(&["a", "b", "c"]);
+        check_consecutive(&["rack-a", "rack-b", "rack-c"]);
+        check_consecutive(&["ip-10-0-3-16.ec2.internal", "ip-10-0-3-17.ec2.internal"]);
+        check_consecutive(&["10.0.3.255", "10.0.4.0", "10.0.4.1"]);
+    }
+
+    /// Where fresh nodes of a pool start, by number, among so many backends.
+    fn starts(pool: u32, numbers: Range<u32>, backends: u32) -> Vec<u32> {
+        numbers.map(|number| node_offset(&format!("pool-{pool}-{number}")) % backends).collect()
+    }
+
+    #[test]
+    fn as_many_neighbours_as_backends_start_at_each_of_them_once() {
+        for backends in (1..=256).chain([1000, 65_534]) {
+            for (pool, first) in [(1, 0), (2, 7), (3, 22_000 - backends.min(1000))] {
+                let last = first + backends.min(1000);
+                let mut starts = starts(pool, first..last, backends);
+                starts.sort_unstable();
+                starts.dedup();
+                assert_eq!(
+                    starts.len() as u32,
+                    last - first,
+                    "{backends} backends, from pool-{pool}-{first} on"
+                );
+            }
         }
-        assert_eq!(node_offset("ip-10-0-3-255"), node_offset("ip-10-0-3-0").wrapping_add(255));
-        assert_eq!(node_offset("ip-10-0-3-17.ec2.internal"), node_offset("ip-10-0-3-16.ec2.internal") + 1);
-        assert_eq!(node_offset("10.0.3.17"), node_offset("10.0.3.16") + 1);
-        // kind's names.
-        assert_eq!(node_offset("kind-worker2"), node_offset("kind-worker").wrapping_add(2));
+    }
+
+    /// Asserts how many backends the connections of fresh neighbours reach, each of whom holds `each` from its start on.
+    fn check_reached(backends: u32, nodes: u32, each: u32, expect: usize) {
+        for pool in 0..50 {
+            let starts = starts(pool, 1..1 + nodes, backends);
+            let reached: HashSet<u32> = starts
+                .iter()
+                .flat_map(|start| (0..each).map(move |turn| (start + turn) % backends))
+                .collect();
+            assert_eq!(
+                reached.len(),
+                expect,
+                "{nodes} nodes with {each} each on {backends}, pool {pool}: {starts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn neighbours_with_two_connections_each_have_none_in_common() {
+        for backends in [5].into_iter().chain(7..=256) {
+            check_reached(backends, 2, 2, 4);
+        }
+        check_reached(5, 3, 2, 5);
+        check_reached(12, 5, 2, 10);
+        // No distance but 1 and -1 leads to each of four, or of six.
+        check_reached(4, 2, 2, 3);
+        check_reached(6, 2, 2, 3);
     }
 
     #[test]
@@ -64,8 +134,7 @@ mod tests {
 
     #[test]
     fn other_nodes_start_apart() {
-        let offsets: std::collections::HashSet<_> =
-            (0..100).map(|node| node_offset(&format!("pool-{node}-x")) % 100).collect();
+        let offsets: HashSet<_> = (0..100).map(|node| node_offset(&format!("pool-{node}-x")) % 100).collect();
         assert!(offsets.len() > 50, "only {} different starts of 100", offsets.len());
     }
 }

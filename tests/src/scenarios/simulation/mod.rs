@@ -84,9 +84,11 @@ pub fn by_size(backends: u32, names: Names, seeds: &[u64]) -> Outcome {
         Cell::Ran(runs.collect())
     };
     let (suffix, called, begins) = match names {
-        Names::Numbered => {
-            ("", "numbered nodes", "balancer begins one server further on with every number of a node.")
-        }
+        Names::Numbered => (
+            "",
+            "numbered nodes",
+            "balancer begins at a fixed distance from the node before, so that as many neighbours as there are servers begin at each of them once.",
+        ),
         Names::Random => {
             ("-random-names", "nodes with random names", "balancer begins where the node's name hashes to.")
         }
