@@ -1,12 +1,28 @@
 //! What the machine must offer. A test that cannot run here fails and says why; it never passes silently.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{programs::ProgramType, sys::is_program_supported};
 
 /// Where bpffs is expected, and mounted if it is not.
 pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// How many times slower than a machine of its own this one is: a limit on what a test waits for is that much longer.
+const SLOWNESS: &str = "BALANCER_TEST_SLOWNESS";
+
+/// A time to wait for something that is not measured, on a machine that may be emulated. `cargo xtask vm` says how slow.
+///
+/// # Panics
+///
+/// When the variable holds no whole number from 1 on.
+pub fn patience(time: Duration) -> Duration {
+    let Ok(text) = std::env::var(SLOWNESS) else { return time };
+    match text.parse() {
+        Ok(factor @ 1..=100) => time * factor,
+        _ => panic!("{SLOWNESS} is {text:?}: it must be a whole number from 1 to 100"),
+    }
+}
 
 /// Root, iproute2, cgroup2, a mounted bpffs and a kernel that runs our kinds of programs.
 ///

@@ -149,7 +149,7 @@ impl Made {
 
 #[track_caller]
 fn wait_for(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + balancer_tests::kernel::patience(Duration::from_secs(10));
     while !condition() {
         assert!(Instant::now() < deadline, "did not come true in 10 s");
         std::thread::sleep(Duration::from_millis(10));

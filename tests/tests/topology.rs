@@ -319,7 +319,7 @@ fn processes_are_in_their_cgroup() {
 
 #[track_caller]
 fn wait_for(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + balancer_tests::kernel::patience(Duration::from_secs(10));
     while !condition() {
         assert!(Instant::now() < deadline, "did not come true in 10 s");
         std::thread::sleep(Duration::from_millis(10));

@@ -21,6 +21,7 @@ pub use self::{
     usage::Usage,
 };
 use crate::{
+    kernel::patience,
     manifests::ManifestDir,
     topology::{Process, Scratch, Topology},
 };
@@ -134,7 +135,8 @@ impl<'t> Agent<'t> {
 
     /// Waits until `/readyz` says yes.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + TIMEOUT;
+        let timeout = patience(TIMEOUT);
+        let deadline = Instant::now() + timeout;
         loop {
             let process = self.process.as_mut().context("the agent was not started")?;
             if let Some(status) = process.exited()? {
@@ -144,7 +146,7 @@ impl<'t> Agent<'t> {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                bail!("the agent is not ready after {TIMEOUT:?}; its log:\n{}", self.log_end());
+                bail!("the agent is not ready after {timeout:?}; its log:\n{}", self.log_end());
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -152,7 +154,7 @@ impl<'t> Agent<'t> {
 
     /// SIGTERM, and its exit status. What it pinned goes on working until the lease lapses.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
-        self.process.take().context("the agent does not run")?.terminate(TIMEOUT)
+        self.process.take().context("the agent does not run")?.terminate(patience(TIMEOUT))
     }
 
     /// SIGKILL.
@@ -255,6 +257,7 @@ impl<'t> Agent<'t> {
         condition: impl Fn(&ServiceStats) -> bool,
     ) -> Result<ServiceStats> {
         let dialled = dialled.into();
+        let timeout = patience(timeout);
         let deadline = Instant::now() + timeout;
         loop {
             let last = match self.stats_of(dialled) {

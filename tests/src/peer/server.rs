@@ -8,7 +8,10 @@ use super::{
     link::Link,
     protocol::{Close, ServerRequest, ServerStats},
 };
-use crate::topology::{Pod, Process};
+use crate::{
+    kernel::patience,
+    topology::{Pod, Process},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -58,7 +61,7 @@ impl Server {
             arguments.extend(["--delay-ms".into(), options.delay.as_millis().to_string()]);
         }
         let mut link = Link::start(pod, &arguments)?;
-        let ServerStats { .. } = link.receive(TIMEOUT)?;
+        let ServerStats { .. } = link.receive(patience(TIMEOUT))?;
         Ok(Self { link })
     }
 
@@ -89,7 +92,7 @@ impl Server {
 
     fn call(&mut self, request: &ServerRequest) -> Result<ServerStats> {
         self.link.send(request)?;
-        self.link.receive(TIMEOUT)
+        self.link.receive(patience(TIMEOUT))
     }
 }
 

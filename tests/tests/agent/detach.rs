@@ -111,7 +111,7 @@ fn a_running_agent_is_not_pulled_from_under() {
     assert!(!set.pins().exists());
     assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 0);
     // As the help says: the agent ends, with an error that says why.
-    let status = agent.process().unwrap().wait(crate::set::SOON).unwrap();
+    let status = agent.process().unwrap().wait(balancer_tests::kernel::patience(crate::set::SOON)).unwrap();
     assert_eq!(status.code(), Some(5), "{}", agent.log());
     assert!(agent.log().contains("detach"), "{}", agent.log());
 }

@@ -130,7 +130,7 @@ pub fn pinned(pins: &Path, what: &str) -> PathBuf {
 /// Waits until a condition holds.
 #[track_caller]
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + balancer_tests::kernel::patience(SOON);
     while !condition() {
         assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
         thread::sleep(Duration::from_millis(5));

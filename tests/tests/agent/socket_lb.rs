@@ -152,7 +152,7 @@ fn the_variable_and_the_file_say_so_too() {
                 .is_ok_and(|lease| lease != balancer_userspace::view::Lease::Never)
         });
         assert_eq!(attached(set.node.cgroup(), INET4_CONNECT), 2);
-        assert!(process.terminate(crate::set::SOON).unwrap().success());
+        assert!(process.terminate(balancer_tests::kernel::patience(crate::set::SOON)).unwrap().success());
         balancer_userspace::datapath::detach(
             &balancer_userspace::datapath::Pins::new(set.pins()),
             balancer_userspace::datapath::Removal::Act,

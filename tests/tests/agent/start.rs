@@ -313,7 +313,7 @@ fn few_capabilities_are_enough() {
     let client = set.client.client().unwrap();
     client.ask(vip4(1)).unwrap();
     assert_eq!(process.exited().unwrap(), None);
-    assert!(process.terminate(crate::set::SOON).unwrap().success());
+    assert!(process.terminate(balancer_tests::kernel::patience(crate::set::SOON)).unwrap().success());
 }
 
 #[track_caller]
@@ -379,7 +379,7 @@ fn a_missing_bpf_file_system_is_mounted() {
     let client = set.client.client().unwrap();
     crate::set::wait_for("connects are translated", || client.ask(vip4(1)).is_ok());
     assert!(!pins.path().exists(), "it is mounted where only the agent sees it");
-    assert!(process.terminate(crate::set::SOON).unwrap().success());
+    assert!(process.terminate(balancer_tests::kernel::patience(crate::set::SOON)).unwrap().success());
 }
 
 #[test]

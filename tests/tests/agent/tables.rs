@@ -229,7 +229,7 @@ pub fn settle(pins: &Path, expected: impl IntoIterator<Item = Expected>) -> Tabl
 
 #[track_caller]
 fn wait_until(pins: &Path, difference: impl Fn(&Tables) -> Option<String>) -> Tables {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + balancer_tests::kernel::patience(Duration::from_secs(20));
     loop {
         let tables = Tables::read(pins);
         let Some(difference) = difference(&tables) else { return tables };

@@ -177,7 +177,7 @@ fn expect(agent: &Agent<'_>, dialled: impl Into<Dialled>, counts: Counts) -> Ser
 /// Waits until something is true.
 #[track_caller]
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + balancer_tests::kernel::patience(PATIENCE);
     while !condition() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -142,7 +142,7 @@ impl Pool {
     /// Rounds with a pause after each, until `done` or the time is over; whether it was done.
     #[track_caller]
     fn rounds(&mut self, pause: Duration, time: Duration, mut done: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now() + balancer_tests::kernel::patience(time);
         while Instant::now() < deadline {
             self.round();
             if done() {
@@ -162,7 +162,7 @@ impl Pool {
 /// Waits until something is true.
 #[track_caller]
 fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + balancer_tests::kernel::patience(patience);
     while !condition() {
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         sleep(Duration::from_millis(10));

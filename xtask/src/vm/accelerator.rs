@@ -67,6 +67,14 @@ impl Accelerator {
         }
     }
 
+    /// What the guest is told of it, on the kernel's command line: `tests/src/kernel.rs` has the variable that it becomes.
+    pub const fn slowness(&self) -> &'static str {
+        match self {
+            Self::Kvm(_) => "balancer.slowness=1",
+            Self::Emulation(_) => "balancer.slowness=8",
+        }
+    }
+
     /// In one word.
     pub const fn name(&self) -> &'static str {
         match self {

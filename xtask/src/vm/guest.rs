@@ -82,7 +82,7 @@ pub struct Boot<'a> {
     pub reach: Reach,
     /// How long it may live.
     pub minutes: u64,
-    /// Where what it leaves behind goes; emptied first.
+    /// Where what it leaves behind goes, and what it said; emptied first.
     pub out: &'a Path,
 }
 
@@ -118,20 +118,28 @@ pub fn boot(boot: &Boot<'_>) -> Result<(Console, Option<String>)> {
     join(&[boot.archive, &boot.kernel.modules], &initrd)?;
     let file = File::create(&disk).with_context(|| format!("cannot make {}", shown(&disk)))?;
     file.set_len(DISK_BYTES).with_context(|| format!("cannot make {}", shown(&disk)))?;
-    let mut cmd = emulator(boot.kernel, boot.accelerator, &initrd, boot.minutes * 60, "")
-        .arg("-drive")
-        .arg(format!("if=none,id=out,format=raw,file={}", disk.display()))
-        .args(["-device", "virtio-blk-pci,drive=out"]);
+    let mut cmd =
+        emulator(boot.kernel, boot.accelerator, &initrd, boot.minutes * 60, boot.accelerator.slowness())
+            .arg("-drive")
+            .arg(format!("if=none,id=out,format=raw,file={}", disk.display()))
+            .args(["-device", "virtio-blk-pci,drive=out"]);
     if boot.reach == Reach::Host {
         let host = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
         cmd = cmd.args(["-virtfs", host]);
     }
     let mut console = Console::default();
-    let status = cmd.tee(Stream::Stdout, |line| console.see(line))?;
+    let mut said = String::new();
+    let status = cmd.tee(Stream::Stdout, |line| {
+        console.see(line);
+        said.push_str(line);
+        said.push('\n');
+    })?;
     if boot.out.exists() {
         remove(boot.out)?;
     }
     fs::create_dir_all(boot.out).with_context(|| format!("cannot make {}", shown(boot.out)))?;
+    let log = boot.out.join("console.log");
+    fs::write(&log, said).with_context(|| format!("cannot write {}", shown(&log)))?;
     let why = if console.done {
         Cmd::new("tar")
             .args(["--extract", "--no-same-owner", "--no-same-permissions", "--file"])

@@ -28,6 +28,8 @@ for module in virtio_pci virtio_blk; do
 done
 # Those that the kernel does not ask for by itself, at least not in time.
 for module in inet_diag tcp_diag udp_diag veth; do modprobe "$module"; done
+slowness=$(sed -n 's/.*balancer\.slowness=\([0-9]*\).*/\1/p' /proc/cmdline)
+export BALANCER_TEST_SLOWNESS="${slowness:-1}"
 ulimit -Hn 1048576
 ulimit -Sn 65536
 ip link set lo up

@@ -33,6 +33,14 @@ enum Asked<'a> {
     Package(&'a str),
 }
 
+/// Whether this is the name of a kernel, be there one or not.
+///
+/// # Errors
+/// When it is not.
+pub fn check(asked: &str) -> Result<()> {
+    read(asked).map(drop)
+}
+
 /// The package, or why there is none.
 ///
 /// # Errors

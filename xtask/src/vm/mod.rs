@@ -20,10 +20,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Once,
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use self::{
     accelerator::Accelerator,
@@ -37,7 +38,7 @@ use crate::{
     workspace::{self, shown},
 };
 
-pub use script::Command;
+pub use script::{Command, variables};
 
 /// Options of `vm`.
 #[derive(clap::Args)]
@@ -89,6 +90,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         args.kernels.iter().map(String::as_str).collect()
     };
+    kernels.iter().try_for_each(|kernel| kernels::check(kernel))?;
     setup::packages(setup::VM)?;
     if let Some(program) = &args.run {
         return run_everywhere(&kernels, program, args);
@@ -101,15 +103,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     fs::create_dir_all(directory()).with_context(|| format!("cannot make {}", shown(&directory())))?;
     let suite = Suite::build(&directory(), &args.rest)?;
     let plan = if args.verify_only { Plan::new() } else { plan(&suite, args.all)? };
-    if plan.is_empty() && !args.verify_only {
-        bail!("no test matches {:?}", args.rest.join(" "));
+    let chosen = plan.values().any(|planned| !matches!(planned, Planned::LeftOut(_)));
+    if !chosen && !args.verify_only {
+        let hint =
+            if args.all { "that a guest has a place for" } else { "of the profile vm; --all has more" };
+        bail!("{:?} matches no test {hint}", args.rest.join(" "));
     }
     let scratch = Scratch::new("suite")?;
     let archive = pack(&scratch, &suite, &plan, &objects, args)?;
     interrupt::outlive_children();
     let mut rows = Vec::new();
     for asked in kernels {
-        rows.push(try_kernel(asked, &archive, objects.len(), args)?);
+        rows.push(try_kernel(asked, &archive, objects.len(), args));
     }
     report(&rows, &plan)?;
     Ok(code(&rows, &plan, args.kernels.is_empty()))
@@ -144,14 +149,14 @@ fn pack(scratch: &Scratch, suite: &Suite, plan: &Plan, objects: &[PathBuf], args
     }
     suite.plant(&tree)?;
     let dir = image::static_dir(crate::build::Profile::Debug);
-    let enter = script::enter(&script::variables(&dir.join("balancer")));
+    let enter = script::enter(&variables(&dir.join("balancer")));
     let mut core = script::verify(&dir.join("verify-object"), objects) + &enter;
     if plan.values().any(|planned| *planned == Planned::Initial) {
         core.push_str(&suite.command(if args.all { Set::All } else { Set::Short }));
     }
     tree.write("/vm/core.sh", &core)?;
     if plan.values().any(|planned| *planned == Planned::Host) {
-        tree.write("/vm/host.sh", &(script::host()? + &enter + &suite.command(Set::Host)))?;
+        tree.write("/vm/host.sh", &(script::host(workspace::root())? + &enter + &suite.command(Set::Host)))?;
     }
     let archive = scratch.join("initrd");
     tree.pack(&archive)?;
@@ -159,65 +164,92 @@ fn pack(scratch: &Scratch, suite: &Suite, plan: &Plan, objects: &[PathBuf], args
 }
 
 /// Runs the suite on one kernel.
-fn try_kernel(asked: &str, archive: &Path, objects: usize, args: &Args) -> Result<Row> {
-    let not_run = |package, why| Row { asked: asked.to_owned(), package, run: Run::NotRun(why) };
+fn try_kernel(asked: &str, archive: &Path, objects: usize, args: &Args) -> Row {
+    let boot = || {
+        let guest = bring(asked)?;
+        let start = Instant::now();
+        let (console, broken) = guest::boot(&Boot {
+            kernel: &guest.kernel,
+            accelerator: &guest.accelerator,
+            archive,
+            reach: if args.all { Reach::Host } else { Reach::Nothing },
+            minutes: args.minutes,
+            out: &out(asked),
+        })?;
+        let seconds = start.elapsed().as_secs();
+        let ran = Ran { accelerator: guest.accelerator, seconds, console, broken, objects };
+        anyhow::Ok((guest.package, ran))
+    };
+    let (package, run) = match boot() {
+        Ok((package, ran)) => (Some(package), Run::Ran(Box::new(ran))),
+        // The kernels after it may do better, and the table shows both.
+        Err(error) => (None, Run::NotRun(format!("{error:#}"))),
+    };
+    Row { asked: asked.to_owned(), package, run }
+}
+
+/// A kernel that can be booted.
+struct Guest {
+    package: kernels::Package,
+    kernel: Packed,
+    accelerator: Accelerator,
+}
+
+/// Brings a kernel, and finds out how to run it. What apt says of packages may be old, or nothing at all: it is brought anew
+/// before this fails.
+///
+/// # Errors
+/// Why it cannot be had.
+fn bring(asked: &str) -> Result<Guest> {
     if interrupt::came() {
-        return Ok(not_run(None, "the run was interrupted".into()));
+        bail!("the run was interrupted");
     }
-    let package = match find(asked)? {
-        Ok(package) => package,
-        Err(why) => return Ok(not_run(None, why)),
+    let find = || {
+        let package = kernels::find(asked)?.map_err(Error::msg)?;
+        let kernel = Packed::of(&package)?;
+        anyhow::Ok((package, kernel))
     };
-    let (kernel, accelerator) = match ready(&package) {
-        Ok(ready) => ready,
-        Err(error) => return Ok(not_run(Some(package), format!("{error:#}"))),
-    };
+    static UPDATED: Once = Once::new();
+    let found = find().or_else(|error| {
+        let mut updated = false;
+        UPDATED.call_once(|| updated = setup::update_lists().is_ok());
+        if updated { find() } else { Err(error) }
+    });
+    let (package, kernel) = found?;
+    let accelerator = Accelerator::find(&kernel)?;
     ui::say(format_args!("booting {} {}: {accelerator}", package.name, package.version));
-    let start = Instant::now();
-    let (console, broken) = guest::boot(&Boot {
-        kernel: &kernel,
-        accelerator: &accelerator,
-        archive,
-        reach: if args.all { Reach::Host } else { Reach::Nothing },
-        minutes: args.minutes,
-        out: &out(asked),
-    })?;
-    let seconds = start.elapsed().as_secs();
-    Ok(Row {
-        asked: asked.to_owned(),
-        package: Some(package),
-        run: Run::Ran(Box::new(Ran { accelerator, seconds, console, broken, objects })),
-    })
+    Ok(Guest { package, kernel, accelerator })
 }
 
 /// Runs a program of this machine under a kernel, as root, for so many minutes at most. What it leaves in the directory that
-/// the variable `BALANCER_OUT` names comes to `out`, which is emptied first; what it says goes to standard error.
+/// the variable `BALANCER_OUT` names comes to `out`, which is emptied first; what it says goes to standard error, and to
+/// `console.log` there. [`variables`] are those that programs of `tests` want.
 ///
 /// The kernel is named as on the command line of `vm`.
 ///
 /// # Errors
 /// When `kernel` is no name of a kernel, or the emulator cannot be started.
 pub fn run_command(kernel: &str, command: &Command, out: &Path, minutes: u64) -> Result<Exit> {
+    kernels::check(kernel)?;
     setup::packages(setup::VM)?;
-    let package = match find(kernel)? {
-        Ok(package) => package,
-        Err(why) => return Ok(Exit::NotRun(why)),
-    };
-    let (kernel, accelerator) = match ready(&package) {
-        Ok(ready) => ready,
+    let guest = match bring(kernel) {
+        Ok(guest) => guest,
         Err(error) => return Ok(Exit::NotRun(format!("{error:#}"))),
     };
     let scratch = Scratch::new("run")?;
     let tree = guest::first(scratch.join("tree"))?;
+    let program = command.line.first().context("there is no program to run")?;
     let mut variables = command.variables.clone();
     variables.push(("BALANCER_OUT".into(), "/run/out".into()));
-    tree.write("/vm/host.sh", &(script::host()? + &script::enter(&variables) + &script::run(command)))?;
+    tree.write(
+        "/vm/host.sh",
+        &(script::host(Path::new(program))? + &script::enter(&variables) + &script::run(command)),
+    )?;
     let archive = scratch.join("initrd");
     tree.pack(&archive)?;
-    ui::say(format_args!("booting {} {}: {accelerator}", package.name, package.version));
     let boot = Boot {
-        kernel: &kernel,
-        accelerator: &accelerator,
+        kernel: &guest.kernel,
+        accelerator: &guest.accelerator,
         archive: &archive,
         reach: Reach::Host,
         minutes,
@@ -239,7 +271,7 @@ fn run_everywhere(kernels: &[&str], program: &Path, args: &Args) -> Result<ExitC
         program.canonicalize().with_context(|| format!("there is no program {}", program.display()))?;
     let mut line = vec![program.display().to_string()];
     line.extend(args.rest.iter().cloned());
-    let command = Command { line, variables: script::variables(&program.with_file_name("balancer")) };
+    let command = Command { line, variables: variables(&beside(&program)) };
     interrupt::outlive_children();
     let mut worst = 0;
     let mut lines = Vec::new();
@@ -267,21 +299,10 @@ fn run_everywhere(kernels: &[&str], program: &Path, args: &Args) -> Result<ExitC
     Ok(ExitCode::from(worst))
 }
 
-/// The package of a kernel. Where apt knows of no kernel at all, its lists are brought first.
-fn find(asked: &str) -> Result<std::result::Result<kernels::Package, String>> {
-    let found = kernels::find(asked)?;
-    if found.is_err() && kernels::find("linux-image-amd64")?.is_err() {
-        setup::update_lists()?;
-        return kernels::find(asked);
-    }
-    Ok(found)
-}
-
-/// Brings and unpacks a kernel, and finds out how to run it.
-fn ready(package: &kernels::Package) -> Result<(Packed, Accelerator)> {
-    let kernel = Packed::of(package)?;
-    let accelerator = Accelerator::find(&kernel)?;
-    Ok((kernel, accelerator))
+/// The agent that a program starts: the one beside it, if there is one, as for programs of `tests`.
+fn beside(program: &Path) -> PathBuf {
+    let beside = program.with_file_name("balancer");
+    if beside.is_file() { beside } else { workspace::target().join("debug/balancer") }
 }
 
 /// Prints the table and writes the document.

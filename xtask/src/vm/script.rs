@@ -50,18 +50,16 @@ pub fn enter(variables: &[(String, String)]) -> String {
     text + &format!("cd {} || exit\n", quoted(workspace::root().as_os_str()))
 }
 
-/// Makes a guest that sees this machine's files like this machine.
+/// Makes a guest that sees this machine's files like this machine, but for `/tmp`, which is empty unless `program` lies there.
 ///
 /// # Errors
 /// When rustup is not installed.
-pub fn host() -> Result<String> {
-    let root = quoted(workspace::root().as_os_str());
+pub fn host(program: &Path) -> Result<String> {
+    // Files below a directory that is covered would be gone.
+    let needed = [workspace::root(), program].iter().any(|path| path.starts_with("/tmp"));
+    let cover = if needed { "" } else { "mount -t tmpfs tmp /tmp\n" };
     let search = quoted(&toolchain::path()?);
-    Ok(format!(
-        // Files below a directory that is covered would be gone.
-        "export HOME=/root TERM=dumb PATH={search}:/usr/sbin:/sbin\n\
-         case {root} in /tmp/*) ;; *) mount -t tmpfs tmp /tmp ;; esac\n"
-    ))
+    Ok(format!("export HOME=/root TERM=dumb PATH={search}:/usr/sbin:/sbin\n{cover}"))
 }
 
 /// Runs a program, and says how it ended.
@@ -93,6 +91,13 @@ mod tests {
         let text = shell(&verify(Path::new("false"), &objects));
         assert_eq!(text, "guest: verify a.o\nguest: verified 1\nguest: verify b.o\nguest: verified 1\n");
         assert!(shell(&verify(Path::new("/nonexistent"), &objects[..1])).ends_with("guest: verified 127\n"));
+    }
+
+    #[test]
+    fn a_program_below_tmp_is_not_covered() {
+        assert!(host(Path::new("/tmp/x/program")).unwrap().ends_with(":/sbin\n"));
+        let covered = host(Path::new("/usr/bin/true")).unwrap().contains("mount -t tmpfs tmp /tmp\n");
+        assert_eq!(covered, !workspace::root().starts_with("/tmp"));
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn notes(row: &Row, plan: &Plan) -> String {
     for problem in ran.problems(plan) {
         _ = writeln!(text, "{}: PROBLEM: {problem}", row.asked);
     }
-    let mut not_run: BTreeMap<String, usize> = BTreeMap::new();
+    let mut without: BTreeMap<String, usize> = BTreeMap::new();
     for (test, planned) in plan {
         let Test { binary, name } = test;
         match ran.verdict(test, planned) {
@@ -114,14 +114,12 @@ fn notes(row: &Row, plan: &Plan) -> String {
             Verdict::Ended(Outcome::Failed, _) => {
                 _ = writeln!(text, "{}: FAILED: {binary} {name}", row.asked);
             }
-            Verdict::Lost(why) => {
-                _ = writeln!(text, "{}: LOST: {binary} {name}: {why}", row.asked);
-            }
-            Verdict::NotRun(why) => *not_run.entry(why).or_default() += 1,
+            Verdict::Lost(why) => *without.entry(format!("LOST: {why}")).or_default() += 1,
+            Verdict::NotRun(why) => *without.entry(format!("not run: {why}")).or_default() += 1,
         }
     }
-    for (why, count) in not_run {
-        _ = writeln!(text, "{}: {count} tests not run: {why}", row.asked);
+    for (why, count) in without {
+        _ = writeln!(text, "{}: tests {why} ({count})", row.asked);
     }
     text
 }
@@ -164,17 +162,15 @@ a.o connect4 (instructions verified)  119569               119569               
 t::tcp                                3 passed, 1 not run  2 passed, 1 FAILED, 1 not run  3 LOST, 1 not run  not run
 in all                                passed               FAILED                         FAILED             not run
 6.1: software emulation (no KVM)
-6.1: 1 tests not run: left out
+6.1: tests not run: left out (1)
 6.1: software emulation (no KVM)
 6.1: FAILED: t::tcp two
-6.1: 1 tests not run: left out
+6.1: tests not run: left out (1)
 6.1: software emulation (no KVM)
 6.1: PROBLEM: the guest died
 6.1: PROBLEM: the verifier did not get to read every object
-6.1: LOST: t::tcp one: the guest died
-6.1: LOST: t::tcp three: the guest died
-6.1: LOST: t::tcp two: the guest died
-6.1: 1 tests not run: left out
+6.1: tests LOST: the guest died (3)
+6.1: tests not run: left out (1)
 5.15: not run: no package
 ";
         assert_eq!(text, expected);
