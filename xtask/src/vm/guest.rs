@@ -174,12 +174,18 @@ pub fn probe(kernel: &Packed, accelerator: &Accelerator, seconds: u64) -> Result
     if console.release.is_some() {
         return Ok(None);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    Ok(Some(failure(&String::from_utf8_lossy(&output.stderr), output.status.code(), seconds)))
+}
+
+/// What an emulator that got nowhere said of it.
+fn failure(said: &str, code: Option<i32>, seconds: u64) -> String {
+    let late = matches!(code, Some(124 | 137));
     let error = said.lines().find(|line| line.contains("error"));
-    Ok(Some(match error {
+    match error.or_else(|| said.lines().rfind(|line| !line.trim().is_empty() && !late)) {
         Some(line) => line.trim().to_owned(),
-        None => format!("no sign of life in {seconds} s"),
-    }))
+        None if late => format!("no sign of life in {seconds} s"),
+        None => "the emulator ended without a word".into(),
+    }
 }
 
 /// The emulator, which ends with its time, with Ctrl-C, and with this process. The guest has no network device, and can write
@@ -207,4 +213,21 @@ fn join(parts: &[&Path], whole: &Path) -> Result<()> {
         io::copy(&mut part_file, &mut file).with_context(|| format!("cannot write {}", shown(whole)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_emulator_says_of_a_failure_is_passed_on() {
+        let suberror = "warning: x\nKVM internal error. Suberror: 1\nRAX=0\nterminating on signal 15\n";
+        assert_eq!(failure(suberror, Some(124), 10), "KVM internal error. Suberror: 1");
+        assert_eq!(failure("terminating on signal 15\n", Some(124), 10), "no sign of life in 10 s");
+        assert_eq!(
+            failure("failed to initialize kvm: Operation not permitted\n\n", Some(1), 10),
+            "failed to initialize kvm: Operation not permitted"
+        );
+        assert_eq!(failure("", None, 10), "the emulator ended without a word");
+    }
 }

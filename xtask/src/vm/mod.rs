@@ -144,8 +144,8 @@ fn plan(suite: &Suite, all: bool) -> Result<Plan> {
 /// Makes the initial file system of every guest.
 fn pack(scratch: &Scratch, suite: &Suite, plan: &Plan, objects: &[PathBuf], args: &Args) -> Result<PathBuf> {
     let tree = guest::first(scratch.join("tree"))?;
-    for file in suite::programs().iter().chain(objects) {
-        tree.file(file)?;
+    for object in objects {
+        tree.file(object)?;
     }
     suite.plant(&tree)?;
     let dir = image::static_dir(crate::build::Profile::Debug);

@@ -22,7 +22,9 @@ use crate::{
 const PACKAGE: &str = "balancer-tests";
 
 /// Programs of this machine that they run, or that are worth having in a guest. What a kernel has no use for is missing.
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 18] = [
+    // That of busybox would run busybox's own `ip`.
+    "sh",
     "ip",
     "ss",
     "nstat",
@@ -142,7 +144,8 @@ impl Suite {
             }
         }
         tree.file(&root.join("Cargo.toml"))?;
-        for file in self.files.iter().chain([&self.binaries, &self.metadata]) {
+        let balancer = image::static_dir(Profile::Debug).join("balancer");
+        for file in self.files.iter().chain([&self.binaries, &self.metadata, &balancer]) {
             tree.file(file)?;
         }
         let search = toolchain::path()?;
@@ -174,21 +177,19 @@ impl Suite {
     }
 }
 
-/// The static programs that tests start, and the verifier's.
-pub fn programs() -> Vec<PathBuf> {
-    let dir = image::static_dir(Profile::Debug);
-    ["balancer", "verify-object", "peer", "demo", "clients", "bench"].map(|name| dir.join(name)).into()
-}
-
-/// The files of the test binaries in nextest's list.
+/// The files of the test binaries in nextest's list, and of the programs that tests start.
 fn binaries(list: &str) -> Result<Vec<PathBuf>> {
     let list: Value = serde_json::from_str(list).context("nextest's list of binaries")?;
     let all = list["rust-binaries"].as_object().context("nextest's list names no binaries")?;
-    Ok(all
-        .values()
-        .filter(|binary| binary["kind"] == "test")
-        .filter_map(|binary| binary["binary-path"].as_str().map(PathBuf::from))
-        .collect())
+    let tests = all.values().filter(|binary| binary["kind"] == "test");
+    let mut files: Vec<_> =
+        tests.filter_map(|binary| binary["binary-path"].as_str().map(PathBuf::from)).collect();
+    let meta = &list["rust-build-meta"];
+    let target = Path::new(meta["target-directory"].as_str().context("nextest's list names no directory")?);
+    let programs = meta["non-test-binaries"].as_object().into_iter().flatten();
+    let programs = programs.flat_map(|(_, programs)| programs.as_array().into_iter().flatten());
+    files.extend(programs.filter_map(|program| Some(target.join(program["path"].as_str()?))));
+    Ok(files)
 }
 
 /// The tests that a list says would run: integration tests only.
@@ -226,9 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn binaries_of_tests_are_found() {
-        let list = r#"{"rust-binaries": {"t::tcp": {"kind": "test", "binary-path": "/t/tcp-1"},
+    fn binaries_of_tests_and_the_programs_that_they_start_are_found() {
+        let list = r#"{"rust-build-meta": {"target-directory": "/t", "non-test-binaries": {"p": [{"path": "musl/peer"}]}},
+            "rust-binaries": {"t::tcp": {"kind": "test", "binary-path": "/t/tcp-1"},
             "t": {"kind": "lib", "binary-path": "/t/t-1"}}}"#;
-        assert_eq!(binaries(list).unwrap(), [PathBuf::from("/t/tcp-1")]);
+        assert_eq!(binaries(list).unwrap(), ["/t/tcp-1", "/t/musl/peer"].map(PathBuf::from));
     }
 }
