@@ -54,8 +54,8 @@ impl Legacy {
     /// Whether kube-proxy's rules are there. The rules are read again only if their number or size is another one.
     pub(super) fn has_services(&mut self, family: Family) -> Result<bool, LaneError> {
         let names = match family {
-            Family::V4 => "/proc/net/ip_tables_names",
-            Family::V6 => "/proc/net/ip6_tables_names",
+            Family::V4 => "/proc/thread-self/net/ip_tables_names",
+            Family::V6 => "/proc/thread-self/net/ip6_tables_names",
         };
         // To ask for a table that is not there would make it.
         let there = match fs::read_to_string(names) {

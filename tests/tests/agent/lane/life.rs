@@ -91,7 +91,7 @@ fn it_is_of_no_use_beside_other_modes_and_follows_a_change() {
             && detail.contains("IPv6: not installed: kube-proxy uses nftables")
     });
     // IPVS has a chain of Services too.
-    run(&set.node, "ip link add kube-ipvs0 type dummy");
+    run(&set.node, "ip link add kube-ipvs0 type veth peer name ipvs-peer");
     says("uses IPVS");
 }
 

@@ -75,8 +75,13 @@ fn policies_hold() {
 
 /// The two tuples of the entries of connections to a port, without what differs from one connection to the next.
 fn entries(set: &Set, port: u16) -> Vec<String> {
-    let text =
-        set.node.host().netns().run(|| std::fs::read_to_string("/proc/net/nf_conntrack")).unwrap().unwrap();
+    let text = set
+        .node
+        .host()
+        .netns()
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"))
+        .unwrap()
+        .unwrap();
     let of = text.lines().filter(|line| line.contains(&format!("dport={port} ")));
     let plain = |word: &str| {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));

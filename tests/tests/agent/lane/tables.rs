@@ -38,7 +38,7 @@ fn it_follows_the_endpoints() {
         .service("shop/web")
         .cluster_ips(ips)
         .port(80)
-        .annotation("balancer.dev/enabled", "\"false\"")
+        .annotation("balancer.dev/enabled", "false")
         .write()
         .unwrap();
     expect(&[]);
