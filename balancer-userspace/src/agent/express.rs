@@ -93,7 +93,8 @@ impl ExpressLane {
     /// Lets it hold for as long as the lease does.
     pub(super) fn renew(&self, maps: &Maps) {
         if let Some(lane) = &self.lane {
-            lane.renew(maps.control().lease_expires_ns);
+            let control = maps.control();
+            lane.renew(control.lease_expires_ns, control.lease_ns);
         }
     }
 

@@ -10,7 +10,7 @@
 //! - [`endpoint`], [`desired`]: what it should hold; pure;
 //! - `message`, [`answer`]: nf_tables in bytes; pure;
 //! - `netlink`, `table`: the kernel; `kubeproxy`, `xtables`: whether the lane is of use;
-//! - `worker`: a thread of its own, since a transaction waits for those of others, and kube-proxy's take seconds.
+//! - `worker`, `side`: a thread of its own, since a transaction waits for those of others, and kube-proxy's take seconds.
 
 pub mod answer;
 pub mod desired;
@@ -19,6 +19,7 @@ mod error;
 mod kubeproxy;
 mod message;
 mod netlink;
+mod side;
 mod table;
 mod worker;
 mod xtables;
@@ -54,7 +55,11 @@ enum Command {
     /// What changed since.
     Change(Delta),
     /// The lease holds until then, in nanoseconds of the boot time; `u64::MAX` for ever.
-    Renew(u64),
+    Renew {
+        until: u64,
+        /// How long each renewal lasts, in nanoseconds; 0 for ever.
+        term: u64,
+    },
     /// The lease has lapsed, and what was said is not certain any more.
     Suspend,
     /// All of it was removed on purpose: nothing is put back.
@@ -134,9 +139,10 @@ impl Lane {
         }
     }
 
-    /// Says until when the lease holds, in nanoseconds of the boot time; `u64::MAX` for ever.
-    pub fn renew(&self, until_ns: u64) {
-        self.tell(Command::Renew(until_ns));
+    /// Says until when the lease holds, in nanoseconds of the boot time, and how long each of its terms is; `u64::MAX` and
+    /// 0 for ever. The kernel is told at least four times per term: there the lane lapses up to a quarter of it before.
+    pub fn renew(&self, until_ns: u64, term_ns: u64) {
+        self.tell(Command::Renew { until: until_ns, term: term_ns });
     }
 
     /// Lets it lapse at once, until it is told everything anew.

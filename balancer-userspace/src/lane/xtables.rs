@@ -45,12 +45,16 @@ struct Request {
 }
 
 /// What was found last, and in which table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Legacy {
     seen: Option<(Info, bool)>,
 }
 
 impl Legacy {
+    pub(super) const fn new() -> Self {
+        Self { seen: None }
+    }
+
     /// Whether kube-proxy's rules are there. The rules are read again only if their number or size is another one.
     pub(super) fn has_services(&mut self, family: Family) -> Result<bool, LaneError> {
         let names = match family {

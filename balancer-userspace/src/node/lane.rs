@@ -17,6 +17,8 @@ const NAME: &str = "express lane";
 /// How often it is compared with the tables before a difference counts, and how long apart: both change.
 const COMPARISONS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(100);
+/// What the lane may lag behind the tables.
+const LAG: Duration = Duration::from_secs(10);
 
 /// Removes the lane, or says what of it would be removed.
 pub(super) fn detach(pins: &Pins, removal: Removal) -> Result<Vec<String>, Failure> {
@@ -105,7 +107,10 @@ fn installed(pins: &Pins, snapshot: &Snapshot, family: Family) -> CheckItem {
 fn differs(found: &Found, snapshot: &Snapshot, family: Family) -> Option<String> {
     let said = snapshot.agent.lane(family).entries as usize;
     let backends = backends(snapshot);
-    let strange = found.strange + found.endpoints.difference(&backends).count();
+    // Changes of the tables follow within seconds.
+    let settled = snapshot.agent.changed.is_none_or(|age| age > LAG);
+    let others = if settled { found.endpoints.difference(&backends).count() } else { 0 };
+    let strange = found.strange + others;
     if strange > 0 {
         Some(format!("{strange} endpoints in it are no backends"))
     } else if found.endpoints.len() != said {

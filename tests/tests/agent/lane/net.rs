@@ -6,7 +6,7 @@ use balancer_tests::{peer::Server, peer::ServerOptions, topology::NODE};
 use balancer_userspace::model::Family;
 
 use super::rules::{FAMILIES, Tool, endpoints, portals, run, wait_for_lane, wait_for_pods, walked};
-use crate::set::{PORT, Set, vip4, vip6};
+use crate::set::{PORT, Set, vip4, vip6, wait_for};
 
 /// A port that pods listen on, and that no Service has.
 const OTHER: u16 = 9090;
@@ -130,13 +130,14 @@ fn connection_tracking_sees_plain_connections() {
                 host.ask(address(&set, family, 0, port)).unwrap();
             }
         }
-        let (with, without) = (entries(&set, PORT), entries(&set, OTHER));
-        assert_eq!(with.len(), 4, "{with:?}");
-        let sorted = |mut entries: Vec<String>| {
+        // Their states follow with the last packets.
+        let sorted = |port: u16| {
+            let mut entries = entries(&set, port);
             entries.sort_unstable();
             entries
         };
-        assert_eq!(sorted(with), sorted(without), "{tool:?}");
+        assert_eq!((sorted(PORT).len(), sorted(OTHER).len()), (4, 4), "{tool:?}");
+        wait_for("entries are alike", || sorted(PORT) == sorted(OTHER));
         let counted = |family: &str| run(&set.node, &format!("nft list table {family} witness"));
         for family in ["ip", "ip6"] {
             let text = counted(family);

@@ -9,6 +9,9 @@ use balancer_userspace::{
 use super::rules::{Tool, check, endpoints, found, portals, run, wait_for_lane, wait_for_pods};
 use crate::set::{PORT, Set, wait_for};
 
+/// With a short lease: beside iptables over nf_tables changes are gathered for a part of it.
+const LANE: [&str; 3] = ["--express-lane", "--lease", "4s"];
+
 fn table(set: &Set) -> String {
     lane::table_name(set.pins()).unwrap()
 }
@@ -18,7 +21,7 @@ fn it_follows_the_endpoints() {
     let set = Set::new(3);
     portals(&set.node, Tool::Nft);
     set.backends("shop/web", 0..1);
-    let mut agent = set.agent_with(&["--express-lane"]);
+    let mut agent = set.agent_with(&LANE);
     let expect = |pods: &[usize]| {
         wait_for_pods(&set, &pods.iter().map(|pod| &set.pods[*pod]).collect::<Vec<_>>(), PORT);
     };
@@ -65,7 +68,7 @@ fn no_address_of_a_service_is_in_it() {
     let ips: Vec<_> = pods.iter().map(|addr| addr.ip()).collect();
     set.service("shop/web", 1);
     all("shop/web", &ips);
-    let _agent = set.agent_with(&["--express-lane"]);
+    let _agent = set.agent_with(&LANE);
     wait_for_lane(&set, Family::V4, &endpoints(pods.iter().copied()));
 
     set.manifests.service("shop/own").cluster_ip(ips[0]).port(80).write().unwrap();
@@ -94,7 +97,7 @@ fn protocols_are_told_apart() {
     service.named_port("dns", Protocol::Udp, 53).write().unwrap();
     let slice = set.manifests.slice("shop/dns").port("dns", Protocol::Udp, 5353);
     slice.endpoint(Endpoint::ready(pod.addresses().v4)).write().unwrap();
-    let _agent = set.agent_with(&["--express-lane"]);
+    let _agent = set.agent_with(&LANE);
     let udp = lane::Endpoint { addr: pod.addresses().v4.into(), protocol: Protocol::Udp, port: 5353 };
     let expect = endpoints([pod.v4(PORT)]).into_iter().chain([udp]).collect();
     wait_for_lane(&set, Family::V4, &expect);
@@ -104,7 +107,7 @@ fn protocols_are_told_apart() {
 fn whatever_others_do_to_it_is_put_right() {
     let set = Set::new(3);
     portals(&set.node, Tool::Legacy);
-    let agent = set.agent_with(&["--express-lane"]);
+    let agent = set.agent_with(&LANE);
     let all: Vec<_> = set.pods.iter().collect();
     wait_for_pods(&set, &all, PORT);
     let name = table(&set);
@@ -135,7 +138,7 @@ fn whatever_others_do_to_it_is_put_right() {
 fn nft_shows_what_it_is() {
     let set = Set::new(1);
     portals(&set.node, Tool::Nft);
-    let _agent = set.agent_with(&["--express-lane"]);
+    let _agent = set.agent_with(&LANE);
     wait_for_pods(&set, &[&set.pods[0]], PORT);
     let name = table(&set);
     for (family, address) in
