@@ -120,10 +120,12 @@ fn whatever_others_do_to_it_is_put_right() {
     run(&set.node, &format!("nft add rule ip {name} prerouting accept"));
     wait_for_pods(&set, &all, PORT);
     assert!(agent.log().contains("was taken away or changed by somebody else"), "{}", agent.log());
-    let metrics = agent.http("/metrics").unwrap().1;
-    let repairs =
-        metrics.lines().find_map(|line| line.strip_prefix("balancer_express_lane_repairs_total ")).unwrap();
-    assert!(repairs.parse::<u32>().unwrap() >= 5, "{repairs}");
+    wait_for("repairs are counted", || {
+        let metrics = agent.http("/metrics").unwrap().1;
+        let name = "balancer_express_lane_repairs_total ";
+        let repairs = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        repairs.parse::<u32>().unwrap() >= 5
+    });
 
     // An endpoint that is taken away is noticed once it is to go: what remains is compared.
     let addr = set.pods[2].addresses().v4;
