@@ -14,6 +14,7 @@ pub mod fuzzing;
 pub mod handshake;
 pub mod history;
 pub mod http;
+pub mod lane;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

@@ -18,7 +18,7 @@ pub use rebalance::{MovedView, OfferView, Overfull, PlanView};
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use balancer_common::abi::{Algorithm, BackendState, BackendStats, Mode, PassReason, PickReason};
+use balancer_common::abi::{Algorithm, BackendState, BackendStats, LaneState, Mode, PassReason, PickReason};
 
 use crate::{
     evenness::{Evenness, Load},
@@ -70,6 +70,27 @@ pub struct AgentView {
     pub changed: Option<Duration>,
     /// Objects that it had to skip.
     pub skipped: u32,
+    /// The express lane, for IPv4 and for IPv6.
+    pub lane: [LaneView; 2],
+}
+
+impl AgentView {
+    /// The express lane of a family.
+    pub const fn lane(&self, family: Family) -> LaneView {
+        match family {
+            Family::V4 => self.lane[0],
+            Family::V6 => self.lane[1],
+        }
+    }
+}
+
+/// The express lane of an address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneView {
+    /// What became of it.
+    pub state: LaneState,
+    /// How many endpoints it holds.
+    pub entries: u32,
 }
 
 /// Whether the agent runs.

@@ -17,6 +17,7 @@ use crate::addr::{Ip, PortBe};
 
 mod connections;
 mod counts;
+mod lane;
 mod sockets;
 
 pub use connections::{Lifecycle, MAX_BUDGET, MAX_OFFERS, Offer, OfferOutcome, Rebalance, Refusal, Stop};
@@ -24,13 +25,14 @@ pub use counts::{
     BackendHealth, BackendHistory, BackendStats, HANDSHAKE_BUCKETS, HISTORY, HISTORY_STEP_NS, MAX_SAMPLE,
     PassReason, PickReason, ServiceStats, UNKNOWN_SAMPLE, handshake_bound_ns, handshake_bucket,
 };
+pub use lane::LaneState;
 pub use sockets::{
     MARK_EXPIRED, MARK_OBSERVED, MARK_PEER_FIN, MARK_SENT, MARK_SUSPECT, MARK_TRACKED, Phase, SocketState,
     UDP_FLOW_IDLE_NS, UDP_FLOWS, UdpFlow, UdpFlows,
 };
 
 /// The version of everything in this file; it is part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The most backends of a Service that least-connections compares all of; of more it compares [`WINDOW`].
 pub const FULL_SCAN: u32 = 64;
@@ -378,6 +380,10 @@ pub struct Control {
     pub agent_pid: u32,
     /// Objects that the agent had to skip, as of the last change.
     pub skipped: u32,
+    /// What became of the express lane, as [`LaneState`]: for IPv4, for IPv6.
+    pub lane: [u32; 2],
+    /// How many endpoints it holds: of IPv4, of IPv6.
+    pub lane_entries: [u32; 2],
     /// Version of the agent.
     pub agent_version: [u8; 32],
     /// Node name.
@@ -427,7 +433,7 @@ const _: () = {
     assert!(size_of::<SocketState>() == 104);
     assert!(size_of::<UdpFlow>() == 64);
     assert!(size_of::<UdpFlows>() == 1024);
-    assert!(size_of::<Control>() == 424);
+    assert!(size_of::<Control>() == 440);
     assert!(size_of::<ServiceMeta>() == 384);
     assert!(size_of::<BackendMeta>() == 440);
 };

@@ -95,6 +95,8 @@ impl ControlWriter {
                 changed_ns: earlier.changed_ns,
                 agent_pid: std::process::id(),
                 skipped: 0,
+                lane: [0; 2],
+                lane_entries: [0; 2],
                 agent_version: to_text(env!("CARGO_PKG_VERSION")),
                 node: self.node,
                 source: self.source,
@@ -161,6 +163,13 @@ impl ControlWriter {
         first
     }
 
+    /// Notes how the express lane is: its states and its entries, of IPv4 and IPv6.
+    pub(super) fn lane(&self, maps: &Maps, states: [u32; 2], entries: [u32; 2]) {
+        // Two words of 32 bits each, as they lie in memory.
+        store(maps, offset_of!(Control, lane), bytemuck::cast(states));
+        store(maps, offset_of!(Control, lane_entries), bytemuck::cast(entries));
+    }
+
     /// Notes how long ago the source was in touch with what it watches, and how much of it was skipped.
     pub(super) fn source(&self, maps: &Maps, health: &SourceHealth) {
         if let Some(age) = health.contact() {
@@ -211,6 +220,8 @@ const _: () = {
     assert!(offset_of!(Control, changed_ns).is_multiple_of(8));
     assert!(offset_of!(Control, agent_pid).is_multiple_of(8));
     assert!(offset_of!(Control, skipped) == offset_of!(Control, agent_pid) + 4);
+    assert!(offset_of!(Control, lane).is_multiple_of(8));
+    assert!(offset_of!(Control, lane_entries).is_multiple_of(8));
 };
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::notices::Notices;
+use super::{express::ExpressLane, notices::Notices};
 use crate::{
     datapath::Maps,
     lifecycle::{self, Departed},
@@ -25,6 +25,7 @@ pub(super) struct Engine {
     reconciler: Reconciler<Maps>,
     metrics: Arc<AgentMetrics>,
     notices: Notices,
+    lane: ExpressLane,
     zone: Option<Arc<str>>,
     synced: bool,
     /// Services of an earlier agent that would lose something, although not all that the source has could
@@ -49,12 +50,14 @@ impl Engine {
         zone: Option<String>,
         metrics: Arc<AgentMetrics>,
         notices: Notices,
+        lane: ExpressLane,
     ) -> Self {
         Self {
             index,
             reconciler,
             metrics,
             notices,
+            lane,
             zone: zone.map(Into::into),
             synced: false,
             doubtful: BTreeSet::new(),
@@ -67,6 +70,16 @@ impl Engine {
 
     pub(super) const fn maps_mut(&mut self) -> &mut Maps {
         self.reconciler.kernel_mut()
+    }
+
+    /// The express lane.
+    pub(super) const fn lane(&self) -> &ExpressLane {
+        &self.lane
+    }
+
+    /// The same, when nothing is to come any more.
+    pub(super) fn into_lane(self) -> ExpressLane {
+        self.lane
     }
 
     pub(super) const fn is_synced(&self) -> bool {
@@ -132,6 +145,10 @@ impl Engine {
         }
         if first {
             self.synced = true;
+            let Self { lane, index, reconciler, .. } = self;
+            let others = lane.services().into_iter().chain(self.doubtful.iter().cloned());
+            others.for_each(|service| lane.refresh(&service, index, reconciler));
+            lane.whole();
             let (services, backends, _) = self.reconciler.used();
             log::info!(
                 "in step with the source after {} ms: {services} Service ports, {backends} backends",
@@ -156,6 +173,7 @@ impl Engine {
     pub(super) fn start_over(&mut self, index: Index) {
         self.index = index;
         self.synced = false;
+        self.lane.suspend();
     }
 
     /// The UIDs of the pods whose connects are left alone, if that may have changed since the last call.
@@ -203,6 +221,7 @@ impl Engine {
                     log::error!("{service}: {error}");
                 }
             }
+            self.lane.refresh(service, &self.index, &self.reconciler);
             let starved = self.reconciler.is_starved(service).then_some(NO_ROOM);
             self.notices.service(&self.index, service, starved);
         }

@@ -6,6 +6,7 @@
 
 mod control;
 mod engine;
+mod express;
 mod left_alone;
 mod notices;
 mod offset;
@@ -32,6 +33,7 @@ pub use self::offset::node_offset;
 use self::{
     control::{ControlWriter, Pace, Renewal},
     engine::{Engine, Reading},
+    express::ExpressLane,
     left_alone::LeftAlone,
     notices::Notices,
     place::{Place, part_of_the_machine, tell_of},
@@ -192,9 +194,10 @@ async fn serve(
         );
     }
     let metrics = Arc::new(AgentMetrics::default());
+    let lane = ExpressLane::start(args, pins);
     let notices = Notices::new(Arc::clone(&metrics), announcer(args, &source));
     let mut engine =
-        Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics), notices);
+        Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics), notices, lane);
     control.start(engine.maps());
     let mut left_alone = LeftAlone::new(args, &cgroup.path);
     left_alone.refresh(&mut engine, &control);
@@ -245,6 +248,7 @@ async fn serve(
                         control.changed(engine.maps());
                         if engine.is_synced() && control.synced(engine.maps(), as_of_ns) {
                             metrics.lease_renewed(Outcome::Ok);
+                            engine.lane().renew(engine.maps());
                             status.synced();
                         }
                     }
@@ -257,6 +261,7 @@ async fn serve(
                     || match control.renew(engine.maps(), now_ns) {
                         Renewal::Done => {
                             metrics.lease_renewed(Outcome::Ok);
+                            engine.lane().renew(engine.maps());
                             false
                         }
                         // Before the first list it waits for that.
@@ -270,6 +275,7 @@ async fn serve(
             _ = housekeeping.tick() => {
                 let stood_still = pace.stood_still(boot_ns());
                 if !engine.maps().are_pinned(pins) {
+                    engine.into_lane().remove();
                     return Err(failure(DatapathError::Removed(pins.root().into())));
                 }
                 engine.sweep(Instant::now());
@@ -282,6 +288,7 @@ async fn serve(
                     control.changed(engine.maps());
                 }
                 control.source(engine.maps(), &health);
+                engine.lane().report(&control, engine.maps(), &metrics);
                 metrics.source_errors(watchman.new_errors(&health));
                 watchman.look(pins, cgroup);
                 stood_still
@@ -310,9 +317,10 @@ async fn serve(
     task.abort();
     kernel_log.abort();
     let now_ns = boot_ns();
-    if !pace.stood_still(now_ns) {
-        control.renew(engine.maps(), now_ns);
+    if !pace.stood_still(now_ns) && control.renew(engine.maps(), now_ns) == Renewal::Done {
+        engine.lane().renew(engine.maps());
     }
+    engine.into_lane().finish();
     log::info!(
         "{stopped_by}: the agent ends, the programs stay and balance on for {}; \
          `balancer detach --pins {}` removes them",

@@ -65,6 +65,14 @@ pub struct AgentArgs {
     #[arg(long, env = "BALANCER_BESIDE_SOCKET_LB", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
     pub beside_socket_lb: bool,
 
+    /// Let connects to pods pass by kube-proxy's iptables rules
+    ///
+    /// In iptables mode the first packet of a connection to a pod's own address is compared with the rule of every
+    /// Service. A table of this agent's in nf_tables settles such connections before. It lapses with the lease, and is
+    /// left out where kube-proxy has no iptables rules.
+    #[arg(long, env = "BALANCER_EXPRESS_LANE", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
+    pub express_lane: bool,
+
     /// How long connects are balanced after the agent's last sign of life; 0 for ever
     ///
     /// Once the lease has lapsed the programs leave every connect alone, and kube-proxy answers. Use 0 only where no

@@ -38,6 +38,7 @@ pub fn agent() -> AgentView {
         contact: Some(Duration::from_secs(2)),
         changed: Some(Duration::from_secs(100)),
         skipped: 0,
+        lane: Default::default(),
     }
 }
 

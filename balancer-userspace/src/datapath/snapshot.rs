@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use balancer_common::abi::{
-    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, Mode, PassReason, PickReason,
-    Service, ServiceMeta,
+    Algorithm, Backend, BackendState, Control, FIRST_BACKEND, FIRST_SERVICE, LaneState, Mode, PassReason,
+    PickReason, Service, ServiceMeta,
 };
 
 use super::{Access, DatapathError, Maps, Pins, boot_ns, from_text, text::backend_names};
@@ -12,7 +12,8 @@ use crate::{
     history::History,
     model::{Family, Protocol},
     view::{
-        AgentView, BackendView, HealthView, Lease, LifecycleView, Liveness, MapFill, ServiceView, Snapshot,
+        AgentView, BackendView, HealthView, LaneView, Lease, LifecycleView, Liveness, MapFill, ServiceView,
+        Snapshot,
     },
 };
 
@@ -159,5 +160,9 @@ fn agent_view(pins: &Pins, control: &Control) -> Result<AgentView, DatapathError
         contact: since_if(control.contact_ns),
         changed: since_if(control.changed_ns),
         skipped: control.skipped,
+        lane: [0, 1].map(|index| LaneView {
+            state: LaneState::from_u32(control.lane[index]),
+            entries: control.lane_entries[index],
+        }),
     })
 }

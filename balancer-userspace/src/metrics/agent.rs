@@ -20,6 +20,7 @@ pub struct AgentMetrics {
     port_changes: Counter,
     problems: Counter,
     lease_renewals: Family<OutcomeLabels, Counter>,
+    lane_repairs: Counter,
 }
 
 /// What kind of event a source reported.
@@ -143,6 +144,12 @@ impl Default for AgentMetrics {
         );
         let lease_renewals = Family::<OutcomeLabels, Counter>::default();
         registry.register("lease_renewals", "Renewals of the lease", lease_renewals.clone());
+        let lane_repairs = Counter::default();
+        registry.register(
+            "express_lane_repairs",
+            "Times something of the express lane was put back that somebody else had taken away",
+            lane_repairs.clone(),
+        );
         for outcome in [Outcome::Ok, Outcome::Failed] {
             // A series that is there from the start shows the first failure as an increase.
             drop(applies.get_or_create(&OutcomeLabels { outcome }));
@@ -158,6 +165,7 @@ impl Default for AgentMetrics {
             port_changes,
             problems,
             lease_renewals,
+            lane_repairs,
         }
     }
 }
@@ -196,6 +204,11 @@ impl AgentMetrics {
     /// Something that somebody should put right was found in an object.
     pub fn problem_found(&self) {
         self.problems.inc();
+    }
+
+    /// How often the express lane was put right since the start, all told.
+    pub fn lane_repaired(&self, total: u64) {
+        self.lane_repairs.inc_by(total.saturating_sub(self.lane_repairs.get()));
     }
 
     /// The lease was taken or renewed, or lapsed before it could be.

@@ -13,7 +13,7 @@ use super::{
     series::{BackendSeries, FAILURES, Labels, Selection, ServiceSeries, failures},
 };
 use crate::{
-    model::Protocol,
+    model::{Family, Protocol},
     view::{AgentView, Lease, Snapshot},
 };
 
@@ -87,6 +87,19 @@ fn agent(out: &mut Encoder<'_, '_>, agent: &AgentView) -> fmt::Result {
         "balancer_excluded_cgroups",
         "Cgroups whose processes are left alone: pods that opted out, and --exclude-cgroup",
         agent.excluded.into(),
+    )?;
+    let lanes = [Family::V4, Family::V6].map(|family| (family, agent.lane(family)));
+    let states: Vec<Labels> = lanes
+        .iter()
+        .map(|(family, lane)| {
+            vec![("family", family.name().to_owned()), ("state", lane.state.name().to_owned())]
+        })
+        .collect();
+    out.info("balancer_express_lane", "What became of the express lane (--express-lane)", &states)?;
+    out.gauges(
+        "balancer_express_lane_entries",
+        "Endpoints that the express lane holds: connects there pass by kube-proxy's iptables rules",
+        lanes.iter().map(|(family, lane)| ([("family", family.name().to_owned())], u64::from(lane.entries))),
     )?;
     out.gauge("balancer_synced", "1 once the view is complete", u64::from(agent.synced.is_some()))?;
     out.gauge(

@@ -115,6 +115,7 @@ fn service(u: &mut Unstructured<'_>) -> Result<ServiceSpec> {
         barred: u.ratio(1, 12)?.then_some(Exclusion::OtherProxy),
         enabled: enabled(u)?,
         cluster_ips: v4.into_iter().chain(v6).collect(),
+        external: Box::default(),
         ports,
         affinity: None,
         internal_traffic: if u.ratio(1, 4)? { InternalTraffic::Local } else { InternalTraffic::Cluster },

@@ -242,6 +242,9 @@ pub struct ServiceSpec {
     pub enabled: Option<Participation>,
     /// Service addresses, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
+    /// What else it is dialled at, where kube-proxy answers alone: `externalIPs`, and the addresses of a load balancer.
+    /// Sorted, without duplicates.
+    pub external: Box<[IpAddr]>,
     /// Its ports, TCP and UDP alone, unique by name and protocol.
     pub ports: Vec<PortSpec>,
     /// `sessionAffinity: ClientIP` and its timeout.

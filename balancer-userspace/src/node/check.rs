@@ -90,6 +90,7 @@ fn installed(pins: &Pins, maps: &Maps, snapshot: &Snapshot) -> Vec<CheckItem> {
     items.push(skipped(snapshot));
     items.push(counters(maps));
     items.push(open_connections(snapshot));
+    items.push(super::lane::check(pins, snapshot));
     items
 }
 

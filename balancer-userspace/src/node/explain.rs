@@ -14,6 +14,7 @@ use balancer_common::{
     translate::{self, Translation},
 };
 
+use super::lane;
 use crate::{
     agent::failure,
     cli::exit::Failure,
@@ -173,6 +174,7 @@ pub(super) fn explain(
             }
         }
     };
+    notes.extend(lane::explain(pins, snapshot, dialled, &verdict));
     Ok(Explanation {
         dialled,
         client: "this network namespace".to_owned(),

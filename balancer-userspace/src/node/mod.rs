@@ -3,6 +3,7 @@
 mod check;
 mod connections;
 mod explain;
+mod lane;
 mod liveness;
 mod rebalance;
 
@@ -95,9 +96,14 @@ impl Node for ThisNode {
             DetachMode::DryRun => Removal::DryRun,
             DetachMode::Remove | DetachMode::RemoveUnderAgent => Removal::Act,
         };
+        // First, for it is named after what is removed then.
+        let lane = lane::detach(&pins, removal)?;
         let detached = datapath::detach(&pins, removal).map_err(failure)?;
-        let text = |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.display().to_string()).collect();
-        Ok(DetachReport { removed: text(detached.removed), kept: text(detached.kept) })
+        let text = |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.display().to_string());
+        Ok(DetachReport {
+            removed: lane.into_iter().chain(text(detached.removed)).collect(),
+            kept: text(detached.kept).collect(),
+        })
     }
 }
 

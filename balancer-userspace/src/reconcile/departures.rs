@@ -12,7 +12,10 @@ use super::{
     kernel::KernelTables,
     lingering::{Gone, Place},
 };
-use crate::model::{DepartingEndpoint, Departure, DesiredBackend, DesiredPort, PortKey};
+use crate::{
+    compact::CompactMap,
+    model::{DepartingEndpoint, Departure, DesiredBackend, DesiredPort, ObjectName, PortKey, Protocol},
+};
 
 /// What the name of a pod ends in whose backend is of another time ([`Reconciler::disband`]).
 pub(super) const OF_ANOTHER_TIME: char = ')';
@@ -38,6 +41,14 @@ impl<K: KernelTables> Reconciler<K> {
             .collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// The backends of the ports of a Service that connects go to: address, protocol, port.
+    pub fn endpoints(&self, service: &ObjectName) -> impl Iterator<Item = (IpAddr, Protocol, u16)> {
+        let ports = self.by_service.get(service).into_iter().flat_map(CompactMap::keys);
+        ports.filter_map(|key| Some((key.protocol, self.ports.get(key)?))).flat_map(|(protocol, port)| {
+            port.members.values().map(move |held| (held.backend.addr, protocol, held.backend.port))
+        })
     }
 
     /// The port that has this id.

@@ -98,6 +98,10 @@ pub fn of(report: &Report) -> Vec<Figure> {
             figures.absolute(rate, "/s", higher, row.all);
         }
     }
+    for row in report.lane.iter().flat_map(|results| &results.rows).filter(|row| row.lane) {
+        let name = format!("express lane beside {}: many Services / 1, to {}", row.rules, row.dialled);
+        figures.ratio(name, lower, row.growth);
+    }
     for row in &report.propagation {
         let name = |what: &str| format!("agent: {what} ({} Services)", thousands(row.services));
         figures.absolute(name("a change to the kernel, median"), "ms", lower, row.batches_ms);

@@ -8,6 +8,7 @@
 //! - [`churn`]: connects while everything changes;
 //! - [`propagation`]: how soon a change is in the kernel, and what the agent needs for it;
 //! - [`open`]: what connections that are open cost the agent;
+//! - [`lane`]: connects beside iptables rules, with the express lane and without;
 //! - [`report`]: all of it, and what it should be;
 //! - [`figures`], [`baseline`]: what of it is compared with an earlier run, and how.
 //!
@@ -22,6 +23,7 @@ pub mod datapath;
 pub mod established;
 pub mod facts;
 pub mod figures;
+pub mod lane;
 pub mod latency;
 pub mod load;
 pub mod memory;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    churn, established,
+    churn, established, lane,
     latency::{self, BALANCER, DIRECT_ATTACHED},
     load, open, programs, propagation,
 };
@@ -90,6 +90,17 @@ pub fn latency(results: &latency::Results) -> Vec<Target> {
         }
     }
     targets
+}
+
+/// Of connects beside iptables rules.
+pub fn lane(results: &lane::Results) -> Vec<Target> {
+    let with = results.rows.iter().filter(|row| row.lane);
+    with.map(|row| {
+        let name =
+            format!("beside {}, lane: p50 to {}, {} Services / 1", row.rules, row.dialled, results.services);
+        Target::new(name, row.growth.median, 1.3, "")
+    })
+    .collect()
 }
 
 /// Of connects while everything changes.

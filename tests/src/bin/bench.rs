@@ -14,6 +14,7 @@ use balancer_tests::{
         baseline::Baseline,
         churn, contention, established,
         facts::Facts,
+        lane,
         latency::{self, Plan},
         load, memory, open, programs, propagation,
         report::Report,
@@ -90,6 +91,8 @@ enum Section {
     Contention,
     /// What the kernel's maps take
     Memory,
+    /// Connects beside iptables, with the express lane and without
+    Lane,
     /// Connects while Services, endpoints and the agent come and go
     Churn,
     /// From a manifest to the kernel's map, first sync, memory
@@ -169,6 +172,9 @@ fn measure(args: &Args, report: &mut Report) -> Result<()> {
     }
     if wanted(Section::Memory) {
         report.memory = Some(memory::measure(1_000)?);
+    }
+    if wanted(Section::Lane) {
+        report.lane = Some(lane::measure(effort(20, 6), effort(1_000, 500))?);
     }
     if wanted(Section::Churn) {
         report.churn = Some(churn::measure(effort(200_000, 20_000), effort(100, 10))?);

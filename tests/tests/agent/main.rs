@@ -9,6 +9,7 @@ mod tables;
 mod change;
 mod containers;
 mod detach;
+mod lane;
 mod lease;
 mod memory;
 mod modes;

@@ -30,6 +30,7 @@ fn those_of_the_manifest_are_enough() {
     let node = Node::new();
     let names = of_the_manifest();
     let mut agent = node.agent(&with(&names));
+    agent.options_mut().environment.push(("BALANCER_EXPRESS_LANE".to_owned(), "true".to_owned()));
     agent.spawn().unwrap();
     agent.wait_ready().unwrap();
 
@@ -54,6 +55,9 @@ fn those_of_the_manifest_are_enough() {
         stats.backends.iter().map(|backend| backend.opened).sum()
     };
     assert_eq!(opened(&agent), 10, "translated and counted");
+    // It sees that there are no rules to pass by, which takes looking at them.
+    let text = String::from_utf8(agent.cli(["check", "--no-probe"]).unwrap().stdout).unwrap();
+    assert!(text.contains("no iptables rules here"), "{text}");
     // The next version of it, with as little: it takes over.
     assert!(agent.terminate().unwrap().success());
     agent.spawn().unwrap();

@@ -54,6 +54,7 @@ pub fn service_spec(object: &api::Service) -> Result<ServiceSpec, Skip> {
         barred,
         enabled: settings.enabled,
         cluster_ips: if addressed { cluster_ips(spec, &mut problems) } else { Vec::new() },
+        external: if addressed { external(object, spec) } else { Box::default() },
         ports: if addressed { ports(spec, &mut problems) } else { Vec::new() },
         affinity: affinity(spec, &mut problems),
         internal_traffic: internal_traffic(spec, &mut problems),
@@ -104,6 +105,17 @@ fn cluster_ips(spec: &api::ServiceSpec, problems: &mut Problems) -> Vec<IpAddr> 
         }
     }
     accepted
+}
+
+/// What can be read of them: nothing is sent there, it only must not be taken for a pod's.
+fn external(object: &api::Service, spec: &api::ServiceSpec) -> Box<[IpAddr]> {
+    let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+    let written = spec.external_ips.iter().flatten().chain(ingress.iter().filter_map(|it| it.ip.as_ref()));
+    let mut addresses: Vec<IpAddr> = written.filter_map(|text| address::parse(text).ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.into()
 }
 
 /// TCP and UDP ports, unique by name and protocol.

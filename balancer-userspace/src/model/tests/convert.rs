@@ -30,8 +30,10 @@ fn all_that_the_model_needs_of_a_service() {
             "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"],
             "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86400}},
             "internalTrafficPolicy": "Local",
+            "externalIPs": ["192.0.2.9", "none"],
             "ports": [{"port": 80}, {"name": "dns", "port": 65535, "protocol": "UDP"}],
         },
+        "status": {"loadBalancer": {"ingress": [{"ip": "::ffff:192.0.2.1"}, {"hostname": "a"}, {"ip": "192.0.2.9"}]}},
     }));
     let expect = ServiceSpec {
         name: ObjectName::new("shop", "web"),
@@ -39,6 +41,7 @@ fn all_that_the_model_needs_of_a_service() {
         barred: None,
         enabled: None,
         cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
+        external: [ip("192.0.2.1"), ip("192.0.2.9")].into(),
         ports: vec![port("", 80), PortSpec { name: "dns".into(), protocol: Protocol::Udp, port: 65_535 }],
         affinity: Some(Duration::from_secs(86_400)),
         internal_traffic: InternalTraffic::Local,

@@ -42,6 +42,7 @@ fn service(name: &str, addr: &str) -> ServiceSpec {
         barred: None,
         enabled: None,
         cluster_ips: vec![ip(addr)],
+        external: Box::default(),
         ports: vec![port("", 80)],
         affinity: None,
         internal_traffic: InternalTraffic::Cluster,

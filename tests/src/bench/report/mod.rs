@@ -10,7 +10,7 @@ use super::{
     churn, contention, established,
     facts::Facts,
     figures::{self, Figure},
-    latency, load, memory, open, programs, propagation,
+    lane, latency, load, memory, open, programs, propagation,
     targets::{self, Target},
 };
 
@@ -42,6 +42,8 @@ pub struct Report {
     pub contention: Option<contention::Results>,
     /// What the maps take.
     pub memory: Option<memory::Results>,
+    /// Connects beside iptables rules, with the express lane and without.
+    pub lane: Option<lane::Results>,
     /// Connects while everything changes.
     pub churn: Option<churn::Results>,
     /// The agent.
@@ -73,6 +75,7 @@ impl Report {
             established: None,
             contention: None,
             memory: None,
+            lane: None,
             churn: None,
             propagation: Vec::new(),
             load: Vec::new(),
@@ -90,6 +93,7 @@ impl Report {
         self.targets = [
             self.programs.as_ref().map(targets::programs),
             self.connects.as_ref().map(targets::latency),
+            self.lane.as_ref().map(targets::lane),
             self.churn.as_ref().map(targets::churn),
             Some(targets::propagation(&self.propagation)),
             self.established.as_ref().map(targets::established),

@@ -23,6 +23,7 @@ impl Report {
             self.established.as_ref().map(wide::established),
             self.contention.as_ref().map(wide::contention),
             self.memory.as_ref().map(wide::memory),
+            self.lane.as_ref().map(wide::lane),
             self.churn.as_ref().map(churn_text),
             (!self.propagation.is_empty()).then(|| propagation_text(&self.propagation)),
             (!self.load.is_empty()).then(|| load_text(&self.load)),

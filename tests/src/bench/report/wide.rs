@@ -3,10 +3,36 @@
 use std::fmt::Write as _;
 
 use super::{
-    super::{baseline::Comparison, contention, established, latency, memory, table::table},
+    super::{baseline::Comparison, contention, established, lane, latency, memory, table::table},
     questions_name,
     text::{short, spread},
 };
+
+pub(super) fn lane(results: &lane::Results) -> String {
+    let rows = results.rows.iter().map(|row| {
+        [
+            row.dialled.to_owned(),
+            row.rules.to_owned(),
+            if row.lane { "yes" } else { "no" }.to_owned(),
+            spread(&row.few_ns, 1e3, 1),
+            spread(&row.many_ns, 1e3, 1),
+            spread(&row.growth, 1.0, 2),
+            row.failed.to_string(),
+        ]
+    });
+    let many = format!("{} Services", results.services);
+    let head = ["connect() p50, microseconds, to", "rules", "lane", "1 Service", &many, "ratio", "failed"];
+    let mut text = format!(
+        "Express lane: {} rounds of {}; the server asleep on another CPU\n{}",
+        results.rounds,
+        results.connects,
+        table(head, rows)
+    );
+    for missing in &results.missing {
+        _ = writeln!(text, "not measured: {missing}");
+    }
+    text
+}
 
 pub(super) fn latency(title: &str, results: &latency::Results) -> String {
     let rows = results.rows.iter().map(|row| {
