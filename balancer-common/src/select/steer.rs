@@ -64,10 +64,13 @@ pub fn relieve<T: Load>(
         Admission::Trial(_) | Admission::No => {}
     }
     let order = if algorithm == Algorithm::SourceHash as u32 { Order::First } else { Order::Load };
-    scan(tables, slots, start, order, now_ns, slow_start_ms)
+    scan(tables, slots, start, order, health.failing(), now_ns, slow_start_ms)
 }
 
 /// Looks at up to [`FULL_SCAN`] slots from `start` on.
+///
+/// Where none of them is well, and the choice fails (`picked_fails` is all ones), one that is still getting its share
+/// little by little is better than that.
 ///
 /// As in least-connections, nothing in the loop chooses by branching: the verifier would follow every way.
 #[inline(always)]
@@ -76,6 +79,7 @@ fn scan<T: Load>(
     slots: SlotRange,
     start: u32,
     order: Order,
+    picked_fails: u64,
     now_ns: u64,
     slow_start_ms: u32,
 ) -> Steered {
@@ -87,7 +91,7 @@ fn scan<T: Load>(
     let looked = if len < FULL_SCAN { len } else { FULL_SCAN };
     let mut index = start % len;
     let (mut best, mut best_weight, mut best_active, mut found) = (0_u64, 1_u64, 0_u64, 0_u64);
-    let mut failing = 0_u64;
+    let (mut failing, mut best_is_well) = (0_u64, 0_u64);
     for step in 0..FULL_SCAN {
         if step >= looked {
             break;
@@ -96,14 +100,19 @@ fn scan<T: Load>(
             return Steered::Keep;
         };
         let health = tables.health(backend);
-        failing += health.failing() & 1;
+        let fails = health.failing();
+        failing += fails & 1;
         let active = tables.active(backend) & by_load;
         let weight = choose(by_load, weight as u64, 1);
         let lighter = less_loaded(active, weight as u32, best_active, best_weight as u32);
-        let better = !health.spared(now_ns, slow_start_ms) & (lighter | !found);
+        let well = !health.spared(now_ns, slow_start_ms);
+        let will_do = well | (picked_fails & !fails);
+        let alike = !(well ^ best_is_well);
+        let better = will_do & (!found | (well & !best_is_well) | (alike & lighter));
         best = choose(better, backend as u64, best);
         best_weight = choose(better, weight, best_weight);
         best_active = choose(better, active, best_active);
+        best_is_well = choose(better, well, best_is_well);
         found |= better;
         index = after(index, len);
     }

@@ -135,6 +135,18 @@ fn a_new_backend_ramps_up_where_its_service_asks_for_it() {
     assert!(world.tally(1_000).iter().sum::<u64>() == 1_000);
 }
 
+/// What refuses at once looks idle: without this it would get every connect for as long as the other ramps up.
+#[test]
+fn one_that_is_coming_back_is_better_than_one_that_fails() {
+    for algorithm in Algorithm::ALL {
+        let mut world = World::with(algorithm, &[1, 1]);
+        world.services[FIRST_SERVICE as usize].slow_start_ms = 600_000;
+        world.health[1].set(Health::ramp(world.now_ns.get()));
+        let failed = failures(&world, 6_000, 200, |backend| backend == 0);
+        assert!(failed < 12, "{}: {failed} of 6,000 beside one that ramps up", algorithm.name());
+    }
+}
+
 #[test]
 fn one_client_that_meets_silence_does_not_eject_for_others() {
     let mut health = Health::CLEAR;
