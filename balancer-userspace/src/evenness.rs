@@ -48,7 +48,7 @@ impl Evenness {
     pub fn of(loads: &[Load]) -> Option<Self> {
         let weights: Vec<u64> = loads.iter().map(|load| u64::from(load.weight.max(1))).collect();
         let actual: Vec<u64> = loads.iter().map(|load| load.connections).collect();
-        let connections: u64 = actual.iter().sum();
+        let connections = total(&actual);
         if connections == 0 {
             return None;
         }
@@ -66,24 +66,27 @@ impl Evenness {
     pub fn max_over_mean_of(loads: &[Load]) -> Option<f64> {
         let weights: Vec<u64> = loads.iter().map(|load| u64::from(load.weight.max(1))).collect();
         let actual: Vec<u64> = loads.iter().map(|load| load.connections).collect();
-        (actual.iter().sum::<u64>() > 0).then(|| max_over_mean(&actual, &weights))
+        (total(&actual) > 0).then(|| max_over_mean(&actual, &weights))
     }
 }
 
+/// The sum of counts, which may be anything that stands in a map.
+pub fn total(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |total, count| total.saturating_add(*count))
+}
+
 fn max_over_mean(loads: &[u64], weights: &[u64]) -> f64 {
-    let total: u64 = loads.iter().sum();
     let capacity: u64 = weights.iter().sum();
     let max =
         loads.iter().zip(weights).map(|(&load, &weight)| load as f64 / weight as f64).fold(0.0, f64::max);
-    max * capacity as f64 / total as f64
+    max * capacity as f64 / total(loads) as f64
 }
 
 fn jain(loads: &[u64], weights: &[u64]) -> f64 {
-    let total: u64 = loads.iter().sum();
     let capacity: u64 = weights.iter().sum();
     let squares: f64 =
         loads.iter().zip(weights).map(|(&load, &weight)| (load as f64).powi(2) / weight as f64).sum();
-    (total as f64).powi(2) / (capacity as f64 * squares)
+    (total(loads) as f64).powi(2) / (capacity as f64 * squares)
 }
 
 /// What the best spread is to be best at.

@@ -13,14 +13,14 @@ pub enum Quantile {
 
 /// The smallest bucket bound that a share `q` (0 to 1) of all handshakes stays within; `None` without handshakes.
 pub fn quantile(buckets: &[u64; HANDSHAKE_BUCKETS], q: f64) -> Option<Quantile> {
-    let total: u64 = buckets.iter().sum();
+    let total = crate::evenness::total(buckets);
     if total == 0 {
         return None;
     }
     let rank = ((total as f64 * q).ceil() as u64).clamp(1, total);
-    let mut seen = 0;
+    let mut seen = 0_u64;
     for (index, count) in buckets.iter().enumerate() {
-        seen += count;
+        seen = seen.saturating_add(*count);
         if seen >= rank {
             return Some(match handshake_bound_ns(index) {
                 Some(bound) => Quantile::AtMost(bound),

@@ -85,7 +85,7 @@ fn own(filters: &str) -> String {
 }
 
 /// env_logger ignores a wrong filter and logs errors alone then; a user should rather know.
-fn check(filters: &str) -> Result<(), LogError> {
+pub(crate) fn check(filters: &str) -> Result<(), LogError> {
     for filter in filters.split('/').next().unwrap_or_default().split(',') {
         let level = filter.split_once('=').map_or(filter, |(_, level)| level).trim();
         let is_target = !filter.contains('=') && level.contains([':', '_']);

@@ -21,7 +21,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use balancer_common::abi::{Algorithm, BackendState, BackendStats, LaneState, Mode, PassReason, PickReason};
 
 use crate::{
-    evenness::{Evenness, Load},
+    evenness::{self, Evenness, Load},
     history::{History, STEP_SECONDS},
     model::{Family, Protocol},
 };
@@ -196,7 +196,7 @@ const MINUTE: usize = (60 / STEP_SECONDS) as usize;
 impl ServiceView {
     /// Sockets open to any of its backends, removed ones included.
     pub fn active(&self) -> u64 {
-        self.backends.iter().map(|backend| backend.stats.active).sum()
+        self.backends.iter().fold(0, |total: u64, backend| total.saturating_add(backend.stats.active))
     }
 
     /// How evenly open sockets are spread over the backends that may be chosen.
@@ -233,6 +233,6 @@ impl BackendView {
     /// Attempts that failed, for whatever reason.
     pub fn failed(&self) -> u64 {
         let stats = &self.stats;
-        stats.refused + stats.timed_out + stats.unreachable + stats.aborted
+        evenness::total(&[stats.refused, stats.timed_out, stats.unreachable, stats.aborted])
     }
 }

@@ -20,16 +20,28 @@ pub fn parse(command: Command, name: &str, argv: &[OsString]) -> Result<ArgMatch
     let file =
         matches.subcommand_matches(name).and_then(|sub| sub.get_one::<std::path::PathBuf>("config")).cloned();
     let Some(file) = file else { return Ok(matches) };
-    let values = read(&file).map_err(ConfigError::File)?;
-    let command = with_defaults(command, name, &file, values).map_err(ConfigError::File)?;
+    let text = read(&file).map_err(ConfigError::File)?;
+    parse_text(command, name, &file, &text, argv).map_err(ConfigError::File)
+}
+
+/// Parses `argv`, which parsed before, with what stands in `text`, the text of `file`, as defaults.
+pub(crate) fn parse_text(
+    command: Command,
+    name: &str,
+    file: &Path,
+    text: &str,
+    argv: &[impl Clone + Into<OsString>],
+) -> Result<ArgMatches, Failure> {
+    let values = parse_file(text).with_context(|| format!("{}", file.display())).map_err(usage)?;
+    let command = with_defaults(command, name, file, values)?;
     // The same arguments parsed before: what fails now is a value from the file.
-    command.try_get_matches_from(argv).map_err(|error| {
+    command.try_get_matches_from(argv.iter().cloned()).map_err(|error| {
         let text = error.render().to_string();
         // The message proper; usage and a pointer to --help follow after a blank line.
         let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
         let text = lines.join(" ");
         let text = text.trim_start_matches("error: ");
-        ConfigError::File(Failure::usage(format!("{}: {text}", file.display())))
+        Failure::usage(format!("{}: {text}", file.display()))
     })
 }
 
@@ -42,11 +54,10 @@ pub enum ConfigError {
     File(Failure),
 }
 
-fn read(file: &Path) -> Result<BTreeMap<String, String>, Failure> {
-    let text = std::fs::read_to_string(file)
+fn read(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the configuration file {}", file.display()))
-        .map_err(usage)?;
-    parse_file(&text).with_context(|| format!("{}", file.display())).map_err(usage)
+        .map_err(usage)
 }
 
 fn usage(error: anyhow::Error) -> Failure {

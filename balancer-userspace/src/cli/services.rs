@@ -77,7 +77,7 @@ pub fn run(args: &ServicesArgs, context: &mut Context<'_>) -> Result<Exit, Failu
         row.extend([backends_cell(service), Cell::number(service.active())]);
         if format == Format::Wide {
             row.extend([
-                Cell::bad_unless_zero(service.passes.iter().sum()),
+                Cell::bad_unless_zero(crate::evenness::total(&service.passes)),
                 Cell::number(service.revision.into()),
             ]);
         }

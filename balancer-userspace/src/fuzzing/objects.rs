@@ -1,6 +1,4 @@
-//! The entries of the fuzz targets: each takes any bytes, and panics if something is not as it must be.
-//!
-//! They are compiled for tests, and for `fuzz/` with the feature `fuzzing`; the binary has none of it.
+//! API objects: as events that the model follows, and as manifests.
 
 use std::collections::BTreeMap;
 
@@ -129,6 +127,3 @@ fn check_words(problems: &[String]) {
 fn is_label(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
 }
-
-#[cfg(test)]
-mod tests;

@@ -37,6 +37,62 @@ fn texts_of_manifests() {
     random(500, 400, super::manifests);
 }
 
+#[test]
+fn texts_of_annotations() {
+    corpus("annotations").iter().for_each(|data| super::annotations(data));
+    random(300, 200, super::annotations);
+}
+
+#[test]
+fn texts_of_configuration() {
+    corpus("config").iter().for_each(|data| super::config(data));
+    random(100, 100, super::config);
+}
+
+#[test]
+fn answers_of_the_kernel() {
+    corpus("netlink").iter().for_each(|data| super::netlink(data));
+    random(1_000, 600, super::netlink);
+}
+
+#[test]
+fn values_of_the_maps() {
+    corpus("records").iter().for_each(|data| super::records(data));
+    random(1_000, 500, super::records);
+}
+
+#[test]
+fn sequences_of_connects() {
+    corpus("select").iter().for_each(|data| super::select(data));
+    random(40, 1_000, super::select);
+}
+
+/// What is in `fuzz/` is what is tried above.
+#[test]
+fn every_target_has_a_corpus() {
+    let names = |dir: &str| -> Vec<String> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(dir);
+        let paths = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+        let mut names: Vec<_> =
+            paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let tried = ["annotations", "config", "manifests", "netlink", "records", "resolve", "select"];
+    assert_eq!(names("fuzz_targets"), tried);
+    assert_eq!(names("corpus"), tried);
+}
+
+/// A corpus is for every run of the tests: few files, and small ones.
+#[test]
+fn the_corpus_is_small() {
+    for target in ["annotations", "config", "manifests", "netlink", "records", "resolve", "select"] {
+        let files = corpus(target);
+        assert!(files.len() <= 80, "{target} has {} files: minimise it (-merge=1)", files.len());
+        assert!(files.iter().all(|file| file.len() <= 16 << 10), "{target} has a file of more than 16 KiB");
+    }
+}
+
 /// Every byte of a file in turn is another one, and every beginning of it is all there is.
 #[test]
 fn texts_that_were_damaged() {

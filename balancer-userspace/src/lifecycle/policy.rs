@@ -70,12 +70,12 @@ impl Excess {
 
 /// What is too much where, the fullest first; empty if nothing is to be done.
 pub fn excess(motion: Motion, loads: &[Load]) -> (Motion, Vec<Excess>) {
-    let total: u64 = loads.iter().map(|load| load.active).sum();
+    let total = loads.iter().fold(0_u64, |total, load| total.saturating_add(load.active));
     let weights: u64 = loads.iter().map(|load| u64::from(load.weight.max(1))).sum();
     if total == 0 || loads.len() < 2 {
         return (Motion::Still, Vec::new());
     }
-    let share = |load: &Load| (total * u64::from(load.weight.max(1))) as f64 / weights as f64;
+    let share = |load: &Load| total as f64 * f64::from(load.weight.max(1)) / weights as f64;
     let fullest = loads.iter().map(|load| load.active as f64 / share(load)).fold(0.0, f64::max);
     let most = loads.iter().map(|load| load.active as f64 - share(load)).fold(0.0, f64::max);
     let next = match motion {

@@ -130,7 +130,7 @@ impl EncodeMetric for Handshakes<'_> {
                 (handshake_bound_ns(index).map_or(f64::INFINITY, |ns| ns as f64 / 1e9), count)
             })
             .collect();
-        let count = self.0.handshakes.iter().sum();
+        let count = crate::evenness::total(&self.0.handshakes);
         encoder.encode_histogram::<NoLabelSet>(self.0.handshake_ns as f64 / 1e9, count, &buckets, None)
     }
 

@@ -183,6 +183,32 @@ fn tcp(
     Ok(())
 }
 
+/// The sockets in an answer to request `sequence`, as [`tcp`] lists them: sock_diag without a socket to ask.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_answer(bytes: &[u8], sequence: u32, now_ns: u64) -> Result<Vec<LiveSocket>, SocketsError> {
+    let name = netns::NamespaceName::Process(1);
+    let (place, now) = (Arc::new(Namespace { inode: 1, cookie: None, name }), Clock { now_ns });
+    let mut raw = Vec::new();
+    super::parse::datagram(bytes, sequence, |socket| raw.push(socket))?;
+    raw.retain(|socket| !socket.storages.is_empty());
+    raw.iter().map(|raw| Ok(tcp_socket(raw, state_of(raw)?, &place, &now))).collect()
+}
+
+/// The UDP sockets in what the iterators over both maps write.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_walk(bytes: &[u8], now_ns: u64) -> Vec<LiveSocket> {
+    let mut udp = Udp::default();
+    walk::records(bytes)
+        .into_iter()
+        .for_each(|record| udp.add(record.cookie, Translation::Connect(record.value)));
+    walk::records(bytes)
+        .into_iter()
+        .for_each(|record| udp.add(record.cookie, Translation::Flow(record.value)));
+    let mut sockets = Vec::new();
+    udp.rest(&Clock { now_ns }, &mut sockets);
+    sockets
+}
+
 /// The value that came with a socket; one map was asked for, so there is one.
 fn state_of(raw: &RawSocket) -> Result<SocketState, SocketsError> {
     let value = raw.storages.first().map_or(&[][..], |storage| &storage.value);

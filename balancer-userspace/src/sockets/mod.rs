@@ -44,6 +44,8 @@ pub use connections::{connections, process};
 pub use diag::{Destroyed, Diag, Transport};
 pub use error::SocketsError;
 pub use listing::{Channels, Listing, active_by_backend, live_sockets};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use listing::{read_answer, read_walk};
 pub use netns::{Namespace, NamespaceName, Scope, own_netns_cookie};
 pub use parse::{RawSocket, Storage};
 pub(crate) use process::socket_inode;

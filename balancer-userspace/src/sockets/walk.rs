@@ -123,7 +123,7 @@ fn read_to_end(mut file: File, bytes: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// Splits what the program wrote; a piece that is no whole record is dropped.
-fn records<T: Pod>(bytes: &[u8]) -> Vec<Record<T>> {
+pub(super) fn records<T: Pod>(bytes: &[u8]) -> Vec<Record<T>> {
     let record = |bytes: &[u8]| {
         let (cookie, value) = bytes.split_first_chunk()?;
         Some(Record {
