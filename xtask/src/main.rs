@@ -4,6 +4,7 @@
 //! brings the rest's toolchain to a machine that has none. Every command installs what it needs, or
 //! names what it lacks and how to get it.
 
+mod audit;
 mod build;
 mod build_ebpf;
 mod ci;
@@ -84,6 +85,11 @@ enum Task {
     Vm(vm::Args),
     /// Feed a fuzz target with inputs that reach ever more of it (needs a C++ compiler)
     Fuzz(fuzz::Args),
+    /// Check third-party crates: licences, bans, sources and security advisories (cargo-deny)
+    ///
+    /// Exit code 0: all is well; 1: something is not; 3: a check could not run, as where the database of advisories is out
+    /// of reach, and --allow-not-run was not given.
+    Audit(audit::Args),
     /// Write the crates' reference, man pages and shell completions below target
     Docs,
 }
@@ -104,6 +110,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm::run(&args),
         Task::Soak(args) => run_bin::soak(args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Audit(args) => audit::run(&args),
         Task::Docs => docs::run(),
     };
     match outcome {

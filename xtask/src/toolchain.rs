@@ -29,6 +29,9 @@ pub const NEXTEST: &str = "0.9.143";
 /// The oldest cargo-nextest that reads `.config/nextest.toml`, where the same number stands.
 pub const NEXTEST_OLDEST: &str = "0.9.91";
 
+/// The release of cargo-deny, which `cargo xtask audit` runs.
+pub const DENY: &str = "0.20.2";
+
 /// Variables that the cargo which started xtask sets for its children. Inherited, they would point the
 /// next cargo at the wrong compiler, or name the wrong package to build scripts.
 const SET_BY_CARGO: [&str; 18] = [

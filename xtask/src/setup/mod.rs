@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cmd::{is_executable, on_path},
-    toolchain::{BPF_LINKER, COMPONENTS, NEXTEST, NEXTEST_OLDEST, TOOLCHAIN, cargo, rustup},
+    toolchain::{BPF_LINKER, COMPONENTS, DENY, NEXTEST, NEXTEST_OLDEST, TOOLCHAIN, cargo, rustup},
     ui, workspace,
 };
 
@@ -115,6 +115,19 @@ pub fn nextest() -> Result<Found> {
     }
     // Without what it updates itself with.
     install("cargo-nextest", NEXTEST, &["--no-default-features"])
+}
+
+/// Brings cargo-deny into `.tools`.
+///
+/// # Errors
+/// When cargo cannot install it.
+pub fn deny() -> Result<Found> {
+    let path = workspace::tools().join("bin/cargo-deny");
+    let is = |version: String| version.split_whitespace().any(|word| word == DENY);
+    if is_executable(&path) && crate::cmd::Cmd::new(&path).arg("--version").output().is_ok_and(is) {
+        return Ok(Found::Present);
+    }
+    install("cargo-deny", DENY, &[])
 }
 
 fn version_of_oldest() -> Option<[u32; 3]> {
