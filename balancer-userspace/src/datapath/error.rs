@@ -35,12 +35,23 @@ pub enum DatapathError {
     )]
     ReadOnly(PathBuf),
     /// No bpffs.
-    #[error("no bpf file system is mounted at or above {}: mount -t bpf bpf /sys/fs/bpf ({reason})", path.display())]
+    #[error("no bpf file system is mounted at or above {}: mount -t bpf -o mode=0700 bpf /sys/fs/bpf ({reason})", path.display())]
     NoBpffs {
         /// Where it was looked for.
         path: PathBuf,
         /// Why it could not be mounted.
         reason: String,
+    },
+    /// Somebody else has a hand in the directory of the pins.
+    #[error(
+        "{} {problem}: whoever owns it, or may write to it, could take the programs off or put other maps in their \
+         place; make it root's alone (chown root, chmod go-w), or name another directory with --pins", path.display()
+    )]
+    ForeignPins {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// No cgroup2 hierarchy.
     #[error(

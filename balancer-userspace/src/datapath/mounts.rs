@@ -67,7 +67,8 @@ pub fn mount_bpffs(path: &Path) -> Result<(), DatapathError> {
     if !path.starts_with(usual) {
         return Err(failed("only /sys/fs/bpf is mounted automatically".into()));
     }
-    rustix::mount::mount("bpf", usual, "bpf", rustix::mount::MountFlags::empty(), None)
+    // As systemd mounts it. By default everybody may make directories in it, also the one that is to be ours.
+    rustix::mount::mount("bpf", usual, "bpf", rustix::mount::MountFlags::empty(), Some(c"mode=0700"))
         .map_err(|error| failed(format!("mounting it failed: {}", io::Error::from(error))))?;
     log::info!("mounted a bpf file system at {}", usual.display());
     Ok(())

@@ -1,9 +1,9 @@
 //! Where things are pinned, and the lock that keeps a second agent away.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -54,7 +54,7 @@ impl Pins {
     /// Makes the directories.
     pub fn create(&self) -> Result<(), DatapathError> {
         for directory in [self.version().join("maps"), self.version().join("links")] {
-            fs::create_dir_all(&directory).map_err(DatapathError::io("cannot make directory", directory))?;
+            make(&directory)?;
         }
         Ok(())
     }
@@ -81,7 +81,7 @@ impl Pins {
     /// and goes with the process, however it ends. `None`: somebody else holds it.
     pub fn lock(&self) -> Result<Option<AgentLock>, DatapathError> {
         self.patiently(|| {
-            fs::create_dir_all(&self.root).map_err(DatapathError::io("cannot make directory", &self.root))?;
+            make(&self.root)?;
             self.try_lock(FlockOperation::NonBlockingLockExclusive)
         })
     }
@@ -122,6 +122,24 @@ impl Pins {
         Ok(self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none())
     }
 
+    /// Makes sure that nobody else can remove what is pinned, or pin something else under the same names. In a file system
+    /// that others may write to, they may have made the directory, or a link of its name, before us.
+    fn check_owner(&self, directory: &File) -> Result<(), DatapathError> {
+        let failed = |problem| Err(DatapathError::ForeignPins { path: self.root.clone(), problem });
+        let io = |error| DatapathError::io("cannot look at", &self.root)(error);
+        if fs::symlink_metadata(&self.root).map_err(io)?.is_symlink() {
+            return failed("is a symbolic link");
+        }
+        let metadata = directory.metadata().map_err(io)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return failed("belongs to another user");
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return failed("may be written to by others");
+        }
+        Ok(())
+    }
+
     fn try_lock(&self, operation: FlockOperation) -> Result<Option<AgentLock>, DatapathError> {
         let directory = match File::open(&self.root) {
             Ok(directory) => directory,
@@ -130,12 +148,19 @@ impl Pins {
             }
             Err(error) => return Err(DatapathError::io("cannot open", &self.root)(error)),
         };
+        self.check_owner(&directory)?;
         match flock(&directory, operation) {
             Ok(()) => Ok(Some(AgentLock { directory })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(DatapathError::io("cannot lock", &self.root)(error.into())),
         }
     }
+}
+
+/// Makes a directory that nobody else can look into, and those above it.
+fn make(directory: &Path) -> Result<(), DatapathError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(DatapathError::io("cannot make directory", directory))
 }
 
 /// The agent's lock; released when dropped.
@@ -182,6 +207,41 @@ mod tests {
         drop(asking);
         assert!(receiver.recv().unwrap());
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_have_a_hand_in_is_refused() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let (dir, pins) = pins();
+        drop(pins.lock().unwrap().unwrap());
+        let mode = fs::metadata(pins.root()).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o700, "nobody else looks into it");
+        pins.create().unwrap();
+        let refused = |problem: &str| {
+            for result in [pins.lock(), pins.lock_existing()] {
+                let error = result.unwrap_err().to_string();
+                assert!(
+                    error.contains(problem) && error.contains(&pins.root().display().to_string()),
+                    "{error}"
+                );
+            }
+        };
+        for mode in [0o720, 0o702, 0o1777] {
+            fs::set_permissions(pins.root(), fs::Permissions::from_mode(mode)).unwrap();
+            refused("may be written to by others");
+        }
+        fs::set_permissions(pins.root(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(pins.lock().unwrap().is_some(), "as earlier versions made it");
+        let moved = dir.path().join("elsewhere");
+        fs::rename(pins.root(), &moved).unwrap();
+        symlink(&moved, pins.root()).unwrap();
+        refused("is a symbolic link");
+        if rustix::process::geteuid().is_root() {
+            fs::remove_file(pins.root()).unwrap();
+            fs::rename(&moved, pins.root()).unwrap();
+            std::os::unix::fs::chown(pins.root(), Some(65_534), None).unwrap();
+            refused("belongs to another user");
+        }
     }
 
     #[test]

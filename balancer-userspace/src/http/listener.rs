@@ -1,11 +1,16 @@
 //! A listener with a bound on the number of its connections and on how long each may be idle.
+//!
+//! Whoever comes is let in: where all places are taken, the connection that has been there longest gives its own up. Any
+//! process of the node can hold connections open, and feed them a byte now and then; a kubelet that could not ask
+//! `/livez` for that would kill the agent.
 
 use std::{
+    collections::VecDeque,
     future::Future as _,
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,11 +19,11 @@ use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::oneshot,
     time::{Instant, Sleep, sleep},
 };
 
-/// Connections at a time. Further ones wait in the kernel's queue.
+/// Connections at a time.
 const CONNECTIONS: usize = 64;
 /// How long a connection may go without a byte either way. Scrapers that keep connections come by every minute.
 const IDLE: Duration = Duration::from_secs(150);
@@ -27,8 +32,51 @@ const IDLE: Duration = Duration::from_secs(150);
 #[derive(Debug)]
 pub struct Bounded {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     idle: Duration,
+}
+
+/// Who has a place.
+#[derive(Debug)]
+struct Places {
+    most: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    next: u64,
+    /// In the order in which they came; who is dropped here is told so.
+    holders: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+/// A place, given back when it is dropped.
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    places: Arc<Places>,
+}
+
+impl Places {
+    /// Takes a place, if need be that of who has had one for longest. The receiver completes when it is taken away again.
+    fn take(self: &Arc<Self>) -> (Place, oneshot::Receiver<()>) {
+        let (told, evicted) = oneshot::channel();
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.holders.len() >= self.most {
+            taken.holders.pop_front();
+        }
+        let number = taken.next;
+        taken.next += 1;
+        taken.holders.push_back((number, told));
+        (Place { number, places: Arc::clone(self) }, evicted)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.holders.retain(|(number, _)| *number != self.number);
+    }
 }
 
 impl Bounded {
@@ -37,8 +85,8 @@ impl Bounded {
         Self::with(listener, CONNECTIONS, IDLE)
     }
 
-    fn with(listener: TcpListener, connections: usize, idle: Duration) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(connections)), idle }
+    fn with(listener: TcpListener, most: usize, idle: Duration) -> Self {
+        Self { listener, places: Arc::new(Places { most, taken: Mutex::default() }), idle }
     }
 }
 
@@ -47,14 +95,10 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let permit = match Arc::clone(&self.permits).acquire_owned().await {
-            Ok(permit) => permit,
-            // Nobody closes the semaphore.
-            Err(_) => std::future::pending().await,
-        };
         let (stream, addr) = Listener::accept(&mut self.listener).await;
+        let (place, evicted) = self.places.take();
         let timer = Box::pin(sleep(self.idle));
-        (Connection { stream, timer, idle: self.idle, _permit: permit }, addr)
+        (Connection { stream, timer, idle: self.idle, evicted: Some(evicted), _place: place }, addr)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -62,18 +106,25 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when it was idle for too long, and gives its place back.
+/// A connection that ends when it was idle for too long, or has to give its place up.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     timer: Pin<Box<Sleep>>,
     idle: Duration,
-    _permit: OwnedSemaphorePermit,
+    /// `None` once its place was taken away.
+    evicted: Option<oneshot::Receiver<()>>,
+    _place: Place,
 }
 
 impl Connection {
-    /// Restarts the clock where bytes went, and ends the connection where none went for too long.
+    /// Restarts the clock where bytes went, and ends the connection where none went for too long, or its place is gone.
     fn unless_idle<T>(&mut self, cx: &mut Context<'_>, went: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let evicted = self.evicted.as_mut().is_none_or(|evicted| Pin::new(evicted).poll(cx).is_ready());
+        if evicted {
+            self.evicted = None;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         match went {
             Poll::Ready(result) => {
                 self.timer.as_mut().reset(Instant::now() + self.idle);
@@ -136,16 +187,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_beyond_the_bound_wait_for_a_place() {
-        let (mut listener, addr) = bounded(1, IDLE).await;
-        let _clients = (TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap());
-        let (first, _) = listener.accept().await;
-        let waiting = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
-        assert!(waiting.is_err(), "the second got a place");
-        drop(first);
-        tokio::time::timeout(Duration::from_secs(10), listener.accept())
-            .await
-            .expect("the place is free again");
+    async fn who_comes_gets_the_place_of_who_was_there_longest() {
+        let (mut listener, addr) = bounded(2, IDLE).await;
+        let mut clients = Vec::new();
+        let mut connections = VecDeque::new();
+        for _ in 0..4 {
+            clients.push(TcpStream::connect(addr).await.unwrap());
+            connections.push_back(listener.accept().await.0);
+        }
+        for _ in 0..2 {
+            let mut evicted = connections.pop_front().unwrap();
+            for _ in 0..2 {
+                assert_eq!(evicted.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+            }
+        }
+        for (client, connection) in clients[2..].iter_mut().zip(&mut connections) {
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(connection.read_u8().await.unwrap(), b'x');
+        }
+        // A place that was given back is nobody's.
+        drop(connections.pop_front());
+        clients.push(TcpStream::connect(addr).await.unwrap());
+        let (mut newest, _) = listener.accept().await;
+        for (client, connection) in clients[3..].iter_mut().zip([&mut connections[0], &mut newest]) {
+            client.write_all(b"y").await.unwrap();
+            assert_eq!(connection.read_u8().await.unwrap(), b'y');
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The agent's HTTP server: `/metrics`, `/livez` and `/readyz`.
 //!
-//! It binds to loopback unless told otherwise, holds a bounded number of connections and reads the maps for a bounded
-//! number of scrapes at a time: nobody who can reach it can slow the agent down.
+//! It binds to loopback unless told otherwise, holds a bounded number of connections, lets in whoever comes, and reads the
+//! maps for a bounded number of scrapes at a time: nobody who can reach it can slow the agent down, or silence it.
 
 mod listener;
 
@@ -254,6 +254,26 @@ mod tests {
         drop(opener);
         for scrape in slow {
             check(&scrape.await.unwrap(), "200", "# EOF\n");
+        }
+    }
+
+    /// Any process of the node can do this; a kubelet kills an agent that does not answer it.
+    #[tokio::test]
+    async fn requests_that_never_end_keep_nobody_from_asking() {
+        let (addr, _stop, _task) = serve(Fake::default()).await;
+        let mut stuck = Vec::new();
+        for _ in 0..200 {
+            let mut client = TcpStream::connect(addr).await.unwrap();
+            client.write_all(b"GET /livez HTTP/1.1\r\nX: ").await.unwrap();
+            stuck.push(client);
+        }
+        for _ in 0..3 {
+            let asked = tokio::time::timeout(Duration::from_secs(5), request(addr, "GET", "/livez"));
+            check(&asked.await.expect("it is answered"), "200", "ok\n");
+            // Those that are still there are fed.
+            for client in &mut stuck {
+                let _ = client.write_all(b"x").await;
+            }
         }
     }
 

@@ -12,6 +12,11 @@ use crate::sockets::{Hierarchy, LiveSocket, socket_inode};
 /// taken to be shared.
 const MOST: usize = 256;
 
+/// The most descriptors of one process that are looked at, and of all that are looked at in one pass. Who has more is
+/// taken to share: processes may hold a million descriptors each, or all the same million, and every one costs time.
+const MOST_OF_ONE: usize = 1 << 16;
+const MOST_OF_ALL: usize = 1 << 18;
+
 /// Where a socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -22,7 +27,8 @@ pub enum Place {
         /// Descriptor number, in that process.
         fd: i32,
     },
-    /// Several processes hold it, or one of them holds it twice, or it cannot be told.
+    /// Several processes hold it, or one of them holds it twice, or it cannot be told, as where there are too many
+    /// descriptors to look at.
     Shared,
     /// The descriptors of its process may not be looked at. These processes may hold it.
     Hidden(Vec<u32>),
@@ -34,14 +40,31 @@ pub enum Place {
 pub struct Processes {
     sees_all: bool,
     hierarchy: Hierarchy,
-    /// The descriptors of each process's sockets, by inode number; `None` of one that may not be looked at.
-    descriptors: HashMap<u32, Option<HashMap<u32, Vec<i32>>>>,
+    descriptors: HashMap<u32, Descriptors>,
+    /// How many descriptors may still be looked at.
+    left: usize,
+}
+
+/// The descriptors of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Descriptors {
+    /// Those of sockets, by inode number.
+    Sockets(HashMap<u32, Vec<i32>>),
+    /// They may not be looked at.
+    Hidden,
+    /// There are more than are looked at.
+    TooMany,
 }
 
 impl Default for Processes {
     /// Nothing is known yet.
     fn default() -> Self {
-        Self { sees_all: sees_all(), hierarchy: Hierarchy::open(), descriptors: HashMap::new() }
+        Self {
+            sees_all: sees_all(),
+            hierarchy: Hierarchy::open(),
+            descriptors: HashMap::new(),
+            left: MOST_OF_ALL,
+        }
     }
 }
 
@@ -63,7 +86,7 @@ impl Processes {
         let mut found = None;
         for pid in &pids {
             match self.descriptors(*pid) {
-                Some(sockets) => {
+                Descriptors::Sockets(sockets) => {
                     for fd in sockets.get(&socket.inode).into_iter().flatten() {
                         if found.replace(Place::Held { pid: *pid, fd: *fd }).is_some() {
                             return Place::Shared;
@@ -71,7 +94,8 @@ impl Processes {
                     }
                 }
                 // Others may be hidden, as long as they are not of this cgroup.
-                None => return Place::Hidden(pids.into_iter().collect()),
+                Descriptors::Hidden => return Place::Hidden(pids.into_iter().collect()),
+                Descriptors::TooMany => return Place::Shared,
             }
         }
         found.unwrap_or(Place::Nowhere)
@@ -88,24 +112,29 @@ impl Processes {
         Some(family)
     }
 
-    fn descriptors(&mut self, pid: u32) -> Option<&HashMap<u32, Vec<i32>>> {
-        self.descriptors.entry(pid).or_insert_with(|| sockets_of(pid)).as_ref()
+    fn descriptors(&mut self, pid: u32) -> &Descriptors {
+        let left = &mut self.left;
+        self.descriptors.entry(pid).or_insert_with(|| sockets_of(pid, MOST_OF_ONE, left))
     }
 }
 
-/// The descriptors of a process's sockets; none of one that has ended, `None` of one that may not be looked at.
-fn sockets_of(pid: u32) -> Option<HashMap<u32, Vec<i32>>> {
+/// The descriptors of a process's sockets; none of one that has ended. Looks at no more than `most`, nor than are `left`.
+fn sockets_of(pid: u32, most: usize, left: &mut usize) -> Descriptors {
     let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
-        Err(_) => return Some(HashMap::new()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Descriptors::Hidden,
+        Err(_) => return Descriptors::Sockets(HashMap::new()),
     };
     let mut sockets: HashMap<u32, Vec<i32>> = HashMap::new();
-    for entry in entries.flatten() {
+    for (seen, entry) in entries.flatten().enumerate() {
+        if seen == most || *left == 0 {
+            return Descriptors::TooMany;
+        }
+        *left -= 1;
         let inode = match fs::read_link(entry.path()) {
             Ok(link) => link.to_str().and_then(socket_inode),
             // Who may list descriptors may not look where they lead without CAP_SYS_PTRACE.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Descriptors::Hidden,
             Err(_) => None,
         };
         let fd = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -113,7 +142,7 @@ fn sockets_of(pid: u32) -> Option<HashMap<u32, Vec<i32>>> {
             sockets.entry(inode).or_default().push(fd);
         }
     }
-    Some(sockets)
+    Descriptors::Sockets(sockets)
 }
 
 fn threads(pid: u32) -> io::Result<Vec<PathBuf>> {
@@ -161,12 +190,20 @@ mod tests {
         let twin = socket.try_clone().unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = socket_inode(link.to_str().unwrap()).unwrap();
-        let mut found = sockets_of(std::process::id()).unwrap()[&inode].clone();
+        let look = |pid, most, mut left| (sockets_of(pid, most, &mut left), left);
+        let (Descriptors::Sockets(sockets), left) = look(std::process::id(), MOST_OF_ONE, MOST_OF_ALL) else {
+            panic!("they may be looked at")
+        };
+        let mut found = sockets[&inode].clone();
         found.sort_unstable();
         let mut expect = [socket.as_raw_fd(), twin.as_raw_fd()];
         expect.sort_unstable();
         assert_eq!(found, expect);
-        assert_eq!(sockets_of(u32::MAX), Some(HashMap::new()));
+        assert_eq!(look(u32::MAX, 9, 9), (Descriptors::Sockets(HashMap::new()), 9));
+        // A process, or all of them, with more than are looked at; and no more than that are.
+        assert!(left < MOST_OF_ALL - 2);
+        assert_eq!(look(std::process::id(), 2, 9), (Descriptors::TooMany, 7));
+        assert_eq!(look(std::process::id(), 9, 2), (Descriptors::TooMany, 0));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn mounts(pins: &Pins) -> CheckItem {
             "mounts",
             Outcome::Failed,
             format!("{} is not in a bpf file system", pins.root().display()),
-            "mount -t bpf bpf /sys/fs/bpf",
+            "mount -t bpf -o mode=0700 bpf /sys/fs/bpf",
         ),
         (Err(error), _) => {
             let remedy = match error {

@@ -26,6 +26,15 @@ pub enum SocketsError {
         /// The id of one of them.
         example: u32,
     },
+    /// More network namespaces than are looked into.
+    #[error(
+        "there are more than {most} network namespaces, and sockets of some are not looked at: those with a name come \
+         first, then those of the processes that began first"
+    )]
+    TooManyNamespaces {
+        /// How many are looked into.
+        most: usize,
+    },
     /// Network namespaces other than this process's own could not be entered.
     #[error("cannot enter {count} other network namespaces; this needs CAP_SYS_ADMIN")]
     NeedsSysAdmin {

@@ -27,6 +27,10 @@ use super::SocketsError;
 const NAMED: [&str; 4] =
     ["/run/netns", "/run/docker/netns", "/proc/1/root/run/netns", "/proc/1/root/run/docker/netns"];
 
+/// The most namespaces that are looked into: twice the pods that a node has at most, and half of the descriptors that a
+/// process has at least. Where users may make user namespaces, anybody can make network namespaces by the thousand.
+const MOST: usize = 512;
+
 /// `SO_NETNS_COOKIE` (Linux 5.14), which the libc crate does not name on every target.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
@@ -96,7 +100,7 @@ pub fn visit(scope: Scope, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Vis
     let own_id = (own.device, own.inode);
     let mut found = match scope {
         Scope::Own => Vec::new(),
-        Scope::Node => discover(Path::new("/proc"), incomplete)?,
+        Scope::Node => discover(Path::new("/proc"), MOST, incomplete)?,
     };
     // The caller's namespace has no process of its own when the caller is a thread that moved.
     if !found.iter().any(|namespace| (namespace.device, namespace.inode) == own_id) {
@@ -133,7 +137,10 @@ fn enter_each(found: Vec<Found>, own: (u64, u64)) -> Result<(Vec<Visited>, Vec<S
             Some(LinkNameSpaceType::Network),
         );
         match entered {
-            Ok(()) => visited.push(open(&namespace)?),
+            Ok(()) => match open(&namespace) {
+                Ok(opened) => visited.push(opened),
+                Err(problem) => problems.push(problem),
+            },
             Err(Errno::PERM) => forbidden += 1,
             // A name that is no network namespace: other things may be mounted in those directories.
             Err(Errno::INVAL) => {}
@@ -197,8 +204,12 @@ fn found(path: &Path, name: NamespaceName) -> io::Result<Found> {
     Ok(Found { handle, device: metadata.dev(), inode: metadata.ino(), name })
 }
 
-/// Every namespace that has a process or a name; a name wins, because it says more.
-fn discover(proc: &Path, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Found>, SocketsError> {
+/// Up to `most` of the namespaces that have a process or a name; a name wins, because it says more.
+fn discover(
+    proc: &Path,
+    most: usize,
+    incomplete: &mut Vec<SocketsError>,
+) -> Result<Vec<Found>, SocketsError> {
     let mut namespaces: HashMap<(u64, u64), Found> = HashMap::new();
     for directory in NAMED {
         let Ok(entries) = fs::read_dir(directory) else { continue };
@@ -214,6 +225,9 @@ fn discover(proc: &Path, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Found
                 }
                 _ => {}
             }
+            if namespaces.len() > most {
+                return Ok(bounded(namespaces, most, incomplete));
+            }
         }
     }
 
@@ -228,6 +242,9 @@ fn discover(proc: &Path, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Found
                 let Ok(found) = found(&path, NamespaceName::Process(pid)) else { continue };
                 seen.insert((found.device, found.inode));
                 namespaces.entry((found.device, found.inode)).or_insert(found);
+                if namespaces.len() > most {
+                    return Ok(bounded(namespaces, most, incomplete));
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden.push(pid),
             // Ended meanwhile, or a zombie, which is in no namespace any more.
@@ -238,6 +255,16 @@ fn discover(proc: &Path, incomplete: &mut Vec<SocketsError>) -> Result<Vec<Found
         incomplete.push(SocketsError::HiddenProcesses { count: hidden.len(), example });
     }
     Ok(namespaces.into_values().collect())
+}
+
+/// As many namespaces as are looked into, and the word that there are more.
+fn bounded(
+    namespaces: HashMap<(u64, u64), Found>,
+    most: usize,
+    incomplete: &mut Vec<SocketsError>,
+) -> Vec<Found> {
+    incomplete.push(SocketsError::TooManyNamespaces { most });
+    namespaces.into_values().take(most).collect()
 }
 
 /// The ids of all processes, in ascending order.
@@ -266,10 +293,28 @@ mod tests {
     #[test]
     fn every_process_is_in_a_namespace_that_is_discovered() {
         let mut incomplete = Vec::new();
-        let found = discover(Path::new("/proc"), &mut incomplete).unwrap();
+        let found = discover(Path::new("/proc"), MOST, &mut incomplete).unwrap();
         let own = fs::metadata("/proc/self/ns/net").unwrap();
         let same = found.iter().filter(|f| (f.device, f.inode) == (own.dev(), own.ino()));
         assert_eq!(same.count(), 1, "each namespace once");
+    }
+
+    /// In a tree like `/proc`, where plain files stand for namespaces: each has an inode of its own.
+    #[test]
+    fn namespaces_beyond_the_bound_are_left_out_and_that_is_said() {
+        let proc = tempfile::tempdir().unwrap();
+        for pid in 1..=20 {
+            fs::create_dir_all(proc.path().join(format!("{pid}/ns"))).unwrap();
+            fs::write(proc.path().join(format!("{pid}/ns/net")), "").unwrap();
+        }
+        // Of the machine's own namespaces, those with a name come on top.
+        let mut incomplete = Vec::new();
+        let all = discover(proc.path(), MOST, &mut incomplete).unwrap().len();
+        assert!(all >= 20 && incomplete.is_empty(), "{all} {incomplete:?}");
+        let most = all - 5;
+        assert_eq!(discover(proc.path(), most, &mut incomplete).unwrap().len(), most);
+        assert!(matches!(incomplete[..], [SocketsError::TooManyNamespaces { .. }]), "{incomplete:?}");
+        assert_eq!(discover(proc.path(), 0, &mut Vec::new()).unwrap().len(), 0);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Loads every program of an eBPF object into the kernel, attaches none, and says what the verifier made
 //! of each: `verify-object OBJECT`.
 //!
-//! Exit code 1 means that the kernel refused the object; 77 that this user, or this kernel, lets nobody
+//! Exit code 1 means that the kernel refused the object, or that a program took its verifier more work than is
+//! recorded (`balancer-ebpf/verifier.txt`); 77 that this user, or this kernel, lets nobody
 //! find out.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the output of a command-line tool")]
 
@@ -14,6 +15,10 @@ use aya::{
     sys::is_program_supported,
 };
 use clap::Parser;
+use verifier::Release;
+
+#[path = "../../../balancer-ebpf/verifier.rs"]
+mod verifier;
 
 /// Exit code where programs cannot be loaded at all; xtask knows it.
 const CANNOT_LOAD_HERE: u8 = 77;
@@ -62,10 +67,23 @@ fn verify(object: &PathBuf) -> Result<()> {
     if names.is_empty() {
         bail!("{} holds no program", object.display());
     }
+    let release = kernel()?;
+    // Of an object that is recorded, all of it is.
+    let recorded = verifier::programs();
+    let is_recorded = names.iter().any(|name| recorded.contains(&name.as_str()));
     let mut refused = Vec::new();
+    let gone = recorded.iter().filter(|program| is_recorded && !names.iter().any(|name| name == *program));
+    let mut costly: Vec<String> = gone
+        .map(|program| format!("{program} is in balancer-ebpf/verifier.txt and not in the object"))
+        .collect();
     for name in &names {
         match load(&mut ebpf, name) {
-            Ok(info) => report(name, &info),
+            Ok(info) => {
+                report(name, &info);
+                if is_recorded {
+                    costly.extend(excess(release, name, &info));
+                }
+            }
             Err(error) => {
                 eprintln!("{name}: {error:#}");
                 refused.push(name.as_str());
@@ -75,7 +93,34 @@ fn verify(object: &PathBuf) -> Result<()> {
     if !refused.is_empty() {
         bail!("the kernel refused {} of {} programs: {}", refused.len(), names.len(), refused.join(", "));
     }
+    if !costly.is_empty() {
+        bail!("{}", costly.join("; "));
+    }
+    if is_recorded && !verifier::releases().contains(&release) {
+        println!(
+            "Linux {release} is not recorded in balancer-ebpf/verifier.txt: compared with the nearest that is"
+        );
+    }
     Ok(())
+}
+
+/// The kernel that this runs on.
+fn kernel() -> Result<Release> {
+    let path = "/proc/sys/kernel/osrelease";
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Release::parse(&text).with_context(|| format!("{text:?} is no release of the kernel"))
+}
+
+/// Why the verifier's work on a program is too much, if it is.
+fn excess(release: Release, name: &str, info: &ProgramInfo) -> Option<String> {
+    if verifier::bound(release, name).is_none() {
+        return Some(format!("{name} is not recorded: add it to balancer-ebpf/verifier.txt"));
+    }
+    match info.verified_instruction_count() {
+        Some(count) => verifier::over_bound(release, name, count.into()),
+        // Before Linux 5.16 the kernel does not tell.
+        None => None,
+    }
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo> {

@@ -335,7 +335,7 @@ fn the_machine_is_not_made_for_it() {
     let (code, message) = attempt(&elsewhere.path().join("pins")).fails(&set);
     assert_eq!(code, 5, "{message}");
     for expected in
-        ["no bpf file system", "mount -t bpf bpf /sys/fs/bpf", &elsewhere.path().display().to_string()]
+        ["no bpf file system", "mount -t bpf -o mode=0700 bpf /sys/fs/bpf", &elsewhere.path().display().to_string()]
     {
         assert!(message.contains(expected), "{message}");
     }
@@ -363,7 +363,7 @@ fn the_machine_is_not_made_for_it() {
         attempt(pins.path()).before(NO_BPFFS).under("setpriv --bounding-set -sys_admin").fails(&set);
     assert_eq!(code, 5, "{message}");
     assert!(
-        message.contains("mount -t bpf bpf /sys/fs/bpf") && message.contains("not permitted"),
+        message.contains("mount -t bpf -o mode=0700 bpf /sys/fs/bpf") && message.contains("not permitted"),
         "{message}"
     );
 }
