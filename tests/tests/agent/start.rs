@@ -334,9 +334,11 @@ fn the_machine_is_not_made_for_it() {
     let elsewhere = Scratch::files().unwrap();
     let (code, message) = attempt(&elsewhere.path().join("pins")).fails(&set);
     assert_eq!(code, 5, "{message}");
-    for expected in
-        ["no bpf file system", "mount -t bpf -o mode=0700 bpf /sys/fs/bpf", &elsewhere.path().display().to_string()]
-    {
+    for expected in [
+        "no bpf file system",
+        "mount -t bpf -o mode=0700 bpf /sys/fs/bpf",
+        &elsewhere.path().display().to_string(),
+    ] {
         assert!(message.contains(expected), "{message}");
     }
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "it left something in {elsewhere:?}");

@@ -1,8 +1,16 @@
 //! The capabilities in the DaemonSet are the minimal set: the agent works with them, and without any one of them it says which.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
-use balancer_tests::{agent::Agent, topology::service_v4};
+use balancer_tests::{
+    agent::{Agent, binary},
+    topology::service_v4,
+};
 
 use crate::{agent, kustomize::render, node::Node};
 
@@ -128,5 +136,100 @@ fn what_the_overlay_adds_reaches_the_sockets_of_pods() {
         let document = agent.json(["rebalance", "now", "shop/web", "--max", "1"]).unwrap();
         assert_eq!(document["items"][0]["moved"], expect, "{kustomization}: {document}");
         assert_eq!(client.check_held().unwrap().broken, expect);
+    }
+}
+
+/// Each of those that the overlay adds, left out: connections of pods are then not watched, so that no Service earns the trust
+/// that moving takes; and none is moved through its descriptor, which `docs/long-lived.md` says for what reason.
+#[test]
+fn none_of_those_of_the_overlay_can_be_left_out() {
+    let node = Node::new();
+    let service = node.manifests.service("shop/web").cluster_ip(service_v4(1)).port(80);
+    let service = service
+        .annotation("balancer.dev/rebalance", "idle")
+        .annotation("balancer.dev/rebalance-quiet", "200ms")
+        .annotation("balancer.dev/rebalance-min-age", "0s");
+    service.write().unwrap();
+    let all = of("overlays/long-lived");
+    let added: Vec<String> = all.iter().filter(|name| !of_the_manifest().contains(name)).cloned().collect();
+    assert_eq!(added, ["SYS_PTRACE", "SYS_ADMIN", "DAC_READ_SEARCH"]);
+    for missing in [None].into_iter().chain(added.iter().map(Some)) {
+        let rest: Vec<String> = all.iter().filter(|name| Some(*name) != missing).cloned().collect();
+        let mut agent = node.agent(&with(&rest));
+        agent.spawn().unwrap();
+        agent.wait_ready().unwrap();
+        let client = node.client.client().unwrap();
+        client.hold(1, Node::frontend()).unwrap();
+        for _ in 0..6 {
+            assert!(client.ask_held().unwrap().failures.is_empty());
+        }
+        let status = || agent.json(["rebalance", "status", "shop/web"]).unwrap()["items"][0].clone();
+        let offered_of = |item: &serde_json::Value| item["lifecycle"]["offered"].as_u64().unwrap();
+        let before = offered_of(&status());
+        // Connections are listed every five seconds at least.
+        let patience = Duration::from_secs(if missing.is_none() { 30 } else { 7 });
+        let end = Instant::now() + patience;
+        while offered_of(&status()) == before && Instant::now() < end {
+            thread::sleep(Duration::from_millis(200));
+        }
+        let offered = offered_of(&status()) - before;
+        assert_eq!(offered > 0, missing.is_none(), "without {missing:?}: {offered} were watched");
+
+        assert!(client.ask_held().unwrap().failures.is_empty());
+        thread::sleep(Duration::from_millis(400));
+        let item = agent.json(["rebalance", "now", "shop/web", "--max", "1"]).unwrap()["items"][0].clone();
+        let outcome = (item["moved"].as_u64().unwrap(), item["refused"]["shared"].as_u64());
+        let expect = match missing.map(String::as_str) {
+            None => (1, None),
+            // Who holds it is not known: the kernel closes it, and the application is told that it was aborted.
+            Some("SYS_PTRACE") => (1, None),
+            // It is not even seen.
+            Some("SYS_ADMIN") => (0, None),
+            // Who else holds it cannot be told.
+            Some("DAC_READ_SEARCH") => (0, Some(1)),
+            Some(other) => panic!("{other} is not known here"),
+        };
+        assert_eq!(outcome, expect, "without {missing:?}: {item}");
+        let check = agent.print(["check"]).unwrap();
+        let named = missing.is_none_or(|missing| check.contains(&format!("CAP_{missing}")));
+        assert!(named, "without {missing:?}: {check}");
+    }
+}
+
+/// Reading the tables takes root's pins and CAP_BPF, of which Linux asks less since 5.19; nobody else may, and nothing more is
+/// needed.
+#[test]
+fn commands_need_no_more_than_they_use() {
+    let node = Node::new();
+    let mut agent = node.agent(&with(&of_the_manifest()));
+    agent.spawn().unwrap();
+    agent.wait_ready().unwrap();
+    let run = |names: &[&str], user: &str, arguments: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let (wrapper, words) = (with(&names), arguments.join(" "));
+        let (binary, pins) = (binary().unwrap(), agent.pins());
+        let line = format!("exec {wrapper} {user} {} --pins {} {words}", binary.display(), pins.display());
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line);
+        node.topology.host().output(command).unwrap()
+    };
+    let readers: [&[&str]; 6] = [
+        &["stats", "-A"],
+        &["services", "-A"],
+        &["backends", "-A"],
+        &["explain", "shop/web"],
+        &["rebalance", "status", "-A"],
+        &["rebalance", "plan", "shop/web"],
+    ];
+    let nobody = "--reuid=65534 --regid=65534 --clear-groups";
+    for arguments in readers {
+        let output = run(&["BPF"], "", arguments);
+        assert!(output.status.success(), "{arguments:?} with CAP_BPF alone: {output:?}");
+        let output = run(&[], nobody, arguments);
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && words.contains("takes root"),
+            "{arguments:?} by anybody: {output:?}"
+        );
     }
 }
