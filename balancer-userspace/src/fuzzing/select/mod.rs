@@ -97,6 +97,8 @@ struct Node {
     wanted: [Option<Wanted>; SERVICES],
     health: HashMap<Id, Health>,
     held: Vec<Held>,
+    /// How many of them each backend has.
+    open: HashMap<Id, u64>,
     /// Where a client of a Service (by id) was last, and when.
     clients: HashMap<(u32, u64), (Id, u64)>,
     /// By service id, and by client where each has turns of its own.
@@ -116,6 +118,7 @@ impl Node {
             wanted: [const { None }; SERVICES],
             health: HashMap::new(),
             held: Vec::new(),
+            open: HashMap::new(),
             clients: HashMap::new(),
             rounds: HashMap::new(),
             hashed: HashMap::new(),
@@ -277,7 +280,7 @@ impl Node {
     }
 
     fn active(&self, backend: Id) -> u64 {
-        self.held.iter().filter(|held| held.backend == backend).count() as u64
+        self.open.get(&backend).copied().unwrap_or_default()
     }
 
     fn failed(&mut self, backend: Id, alone: Alone) {
@@ -287,6 +290,7 @@ impl Node {
 
     fn close(&mut self, held: usize) {
         let Held { backend, .. } = self.held.remove(held);
+        *self.open.entry(backend).or_default() -= 1;
         self.reconciler.kernel_mut().closed(backend.0);
     }
 
@@ -330,6 +334,7 @@ impl Node {
         assert!(observed || place == SocketAddr::new(choice.addr.into(), choice.port.to_host()));
         self.check_choice(&wanted, &ids, client, place, &choice);
         self.reconciler.kernel_mut().opened(backend.0);
+        *self.open.entry(backend).or_default() += 1;
         self.held.push(Held { backend, client, answered: false, observed });
     }
 
