@@ -1,6 +1,10 @@
 //! The agent of a soak: killed, stopped, told to end, and started again as one build or the other.
 
-use std::{os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use balancer_userspace::cli::exit::Exit;
@@ -28,22 +32,22 @@ pub struct Agents<'t> {
     /// How often one was started.
     pub starts: u64,
     pins: Scratch,
-    _copy: Scratch,
+    _copies: Scratch,
 }
 
 impl<'t> Agents<'t> {
     /// Starts the first build. Without another binary the second is the same under another name.
     pub fn start(topology: &'t Topology, world: &World<'_>, other: Option<PathBuf>) -> Result<Self> {
-        let (pins, copy) = (Scratch::pins(), Scratch::files()?);
-        let first = binary()?;
-        let second = match other {
-            Some(path) => path,
-            None => {
-                let path = copy.path().join("balancer");
-                std::fs::copy(&first, &path).context("a copy of the agent")?;
-                path
-            }
+        let (pins, copies) = (Scratch::pins(), Scratch::files()?);
+        // Copies: a build may put others in place while a soak runs.
+        let copy = |of: &Path, name: &str| {
+            let path = copies.path().join(name);
+            std::fs::copy(of, &path).with_context(|| format!("a copy of {}", of.display()))?;
+            anyhow::Ok(path)
         };
+        let first = binary()?;
+        let second = copy(other.as_deref().unwrap_or(&first), "second")?;
+        let first = copy(&first, "first")?;
         let make = |binary: PathBuf| {
             let mut arguments: Vec<String> =
                 ["--api-timeout", "2s", "--relist", "10s"].iter().map(|&text| text.to_owned()).collect();
@@ -59,7 +63,7 @@ impl<'t> Agents<'t> {
         };
         let builds = [make(first)?, make(second)?];
         let mut agents =
-            Self { builds, current: 0, running: false, stopped: false, starts: 0, pins, _copy: copy };
+            Self { builds, current: 0, running: false, stopped: false, starts: 0, pins, _copies: copies };
         agents.spawn()?;
         agents.builds[0].wait_ready()?;
         Ok(agents)

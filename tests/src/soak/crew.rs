@@ -68,10 +68,8 @@ impl Crew {
     }
 
     fn start(&self, pod: &Pod, plan: &Plan) -> Result<Member> {
-        let mut command = Command::new(std::env::current_exe().context("path of this program")?);
-        if let Some(path) = std::env::var_os(BINARY) {
-            command = Command::new(path);
-        }
+        // Not by its path: a build may put another program there while a soak runs.
+        let mut command = Command::new("/proc/self/exe");
         command.arg("work").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = pod.spawn(command)?;
         let mut stdin = process.child().stdin.take().context("stdin of a worker")?;
@@ -146,9 +144,6 @@ impl Crew {
         Ok(())
     }
 }
-
-/// The variable that names the binary of the workers, where this program is not the soak.
-pub const BINARY: &str = "BALANCER_SOAK";
 
 fn write(stdin: &mut ChildStdin, line: &impl serde::Serialize) -> Result<()> {
     let mut text = serde_json::to_vec(line).context("order")?;
