@@ -145,10 +145,7 @@ fn connection_tracking_sees_plain_connections() {
         }
         // The control: the witness sees an address that is rewritten.
         let to = set.pods[1].v4(PORT);
-        run(
-            &set.node,
-            &format!("nft add chain ip witness pre {{ type nat hook prerouting priority -150 ; }}"),
-        );
+        run(&set.node, "nft add chain ip witness pre { type nat hook prerouting priority -150 ; }");
         run(
             &set.node,
             &format!("nft add rule ip witness pre ip daddr 10.244.0.77 tcp dport 80 dnat to {to}"),
