@@ -29,8 +29,8 @@ pub fn node_offset(node: &str) -> u32 {
     (hash >> 1).wrapping_add(number.wrapping_mul(STRIDE))
 }
 
-/// `node-12` is `node-` and 12, `node-b` is `node-` and the letter's code, `node` is itself and 0. A number is taken as far as
-/// its last nine digits.
+/// `node-12` is `node-` and 12, `node-b` is `node-` and the letter's code, `node` is itself and 1: kind calls its workers
+/// `worker`, `worker2`, `worker3`. A number is taken as far as its last nine digits.
 fn numbered(node: &str) -> (&str, u32) {
     let name = node.trim_end_matches(|c: char| c.is_ascii_digit());
     let digits = &node[name.len()..];
@@ -38,12 +38,12 @@ fn numbered(node: &str) -> (&str, u32) {
         let last = &digits[digits.len().saturating_sub(9)..];
         return (name, last.parse().unwrap_or(0));
     }
-    let Some(letter) = node.bytes().last() else { return (node, 0) };
+    let Some(letter) = node.bytes().last() else { return (node, 1) };
     let before = node.as_bytes().iter().rev().nth(1);
     if letter.is_ascii_lowercase() && before.is_none_or(|byte| !byte.is_ascii_alphanumeric()) {
         return (&node[..node.len() - 1], letter.into());
     }
-    (node, 0)
+    (node, 1)
 }
 
 #[cfg(test)]
@@ -67,6 +67,7 @@ mod tests {
         check_consecutive(&["a", "b", "c"]);
         check_consecutive(&["rack-a", "rack-b", "rack-c"]);
         check_consecutive(&["ip-10-0-3-16.ec2.internal", "ip-10-0-3-17.ec2.internal"]);
+        check_consecutive(&["kind-worker", "kind-worker2", "kind-worker3"]);
         check_consecutive(&["10.0.3.255", "10.0.4.0", "10.0.4.1"]);
     }
 
@@ -125,11 +126,11 @@ mod tests {
         assert_eq!(numbered("node-012"), ("node-", 12));
         assert_eq!(numbered("17"), ("", 17));
         assert_eq!(numbered("n99912345678901"), ("n", 345_678_901));
-        assert_eq!(numbered("worker"), ("worker", 0));
-        assert_eq!(numbered("node1a"), ("node1a", 0));
-        assert_eq!(numbered("zone-a.example"), ("zone-a.example", 0));
-        assert_eq!(numbered("node-\u{e9}"), ("node-\u{e9}", 0));
-        assert_eq!(numbered(""), ("", 0));
+        assert_eq!(numbered("worker"), ("worker", 1));
+        assert_eq!(numbered("node1a"), ("node1a", 1));
+        assert_eq!(numbered("zone-a.example"), ("zone-a.example", 1));
+        assert_eq!(numbered("node-\u{e9}"), ("node-\u{e9}", 1));
+        assert_eq!(numbered(""), ("", 1));
     }
 
     #[test]
