@@ -138,9 +138,10 @@ impl<'t> Agents<'t> {
         self.stopped
     }
 
-    /// Starts the other build while the first runs: it must say so and end.
+    /// Starts the other build while the first runs: it must say so and end. Of two that start at once either may be the first: nothing
+    /// is tried before the first has its pins, which it has once it answers at all.
     pub fn second(&mut self) -> Result<()> {
-        if !self.running || self.stopped {
+        if !self.running || self.stopped || self.current().http("/livez").is_err() {
             return Ok(());
         }
         let other = &mut self.builds[1 - self.current];
