@@ -51,7 +51,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Builds the programs, then the binary; returns the binary's path.
 fn build(profile: Profile) -> Result<PathBuf> {
     build_ebpf::build()?;
-    host(profile)
+    match profile {
+        Profile::Debug => host(profile),
+        Profile::Release => only(profile, &["balancer"]),
+    }
 }
 
 /// Builds what runs on this machine: the binary, and the programs around it (the demo, the benchmark and
@@ -64,8 +67,22 @@ fn build(profile: Profile) -> Result<PathBuf> {
 /// # Errors
 /// When something does not compile.
 pub fn host(profile: Profile) -> Result<PathBuf> {
+    bins(profile, &["--bins".into()])
+}
+
+/// Like [`host`], these programs alone: each that is optimised is optimised as a whole, which takes minutes.
+///
+/// # Errors
+/// When something does not compile.
+pub fn only(profile: Profile, names: &[&str]) -> Result<PathBuf> {
+    let choice: Vec<String> = names.iter().map(|name| format!("--bin={name}")).collect();
+    bins(profile, &choice)
+}
+
+fn bins(profile: Profile, choice: &[String]) -> Result<PathBuf> {
     cargo("build")?
-        .args(["--workspace", "--exclude", "balancer-ebpf", "--exclude", "xtask", "--bins"])
+        .args(["--workspace", "--exclude", "balancer-ebpf", "--exclude", "xtask"])
+        .args(choice)
         .args(profile.flags())
         .run()?;
     Ok(workspace::target().join(profile.dir()).join("balancer"))

@@ -83,6 +83,10 @@ pub fn ready(name: &str, needs: &[setup::Program], profile: Profile, args: &Args
         setup::packages(needs)?;
     }
     build_ebpf::build()?;
-    let balancer = build::host(profile)?;
+    let balancer = match profile {
+        Profile::Debug => build::host(profile)?,
+        // With what it starts itself.
+        Profile::Release => build::only(profile, &["balancer", "peer", name])?,
+    };
     Ok(Ready { program: balancer.with_file_name(name), balancer })
 }
