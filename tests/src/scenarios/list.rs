@@ -17,8 +17,11 @@ const PATIENT: &[(&str, &str)] =
 /// Pauses of a pool that is in use, in milliseconds.
 const IN_USE: (u64, u64) = (1_000, 3_000);
 
-/// How long a pod terminates, in seconds.
+/// How long a pod terminates in a rolling restart, in seconds.
 const GRACE: u32 = 8;
+
+/// The same where half of all connections has to go: a process loses a quarter of what it holds in five seconds at most.
+const LONG_GRACE: u32 = 15;
 
 fn pool(connections: u32) -> Work {
     Work::Pool { connections, pause_ms: IN_USE, reconnect: Reconnect::WhenNeeded }
@@ -135,18 +138,18 @@ fn changes() -> Vec<Scenario> {
             steps: vec![
                 at(8, Change::Mark),
                 at(8, endpoints(0..3, 3..6)),
-                at(8 + GRACE, Change::End(3)),
-                at(8 + GRACE, Change::End(4)),
-                at(8 + GRACE, Change::End(5)),
-                at(8 + GRACE, endpoints(0..3, 0..0)),
+                at(8 + LONG_GRACE, Change::End(3)),
+                at(8 + LONG_GRACE, Change::End(4)),
+                at(8 + LONG_GRACE, Change::End(5)),
+                at(8 + LONG_GRACE, endpoints(0..3, 0..0)),
             ],
             change: Some("6 -> 3 servers"),
-            seconds: 45,
+            seconds: 52,
             at_once: 15,
             ..scenario(
                 "scale-down",
                 "6 servers become 3 under 60 open connections",
-                "Three pods terminate for eight seconds, then end as well-made servers do: they finish what is under way and close what is idle. A \
+                "Three pods terminate for fifteen seconds, then end as well-made servers do: they finish what is under way and close what is idle. A \
                  request that is sent at that moment is lost, unless its connection has gone elsewhere before.",
             )
         },
