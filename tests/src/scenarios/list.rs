@@ -17,11 +17,9 @@ const PATIENT: &[(&str, &str)] =
 /// Pauses of a pool that is in use, in milliseconds.
 const IN_USE: (u64, u64) = (1_000, 3_000);
 
-/// How long a pod terminates in a rolling restart, in seconds.
-const GRACE: u32 = 8;
-
-/// The same where half of all connections has to go: a process loses a quarter of what it holds in five seconds at most.
-const LONG_GRACE: u32 = 15;
+/// How long a pod terminates, in seconds: half of Kubernetes' default. A process loses a quarter of what it holds in five seconds
+/// at most, and may hold half of it to one pod.
+const GRACE: u32 = 15;
 
 fn pool(connections: u32) -> Work {
     Work::Pool { connections, pause_ms: IN_USE, reconnect: Reconnect::WhenNeeded }
@@ -138,10 +136,10 @@ fn changes() -> Vec<Scenario> {
             steps: vec![
                 at(8, Change::Mark),
                 at(8, endpoints(0..3, 3..6)),
-                at(8 + LONG_GRACE, Change::End(3)),
-                at(8 + LONG_GRACE, Change::End(4)),
-                at(8 + LONG_GRACE, Change::End(5)),
-                at(8 + LONG_GRACE, endpoints(0..3, 0..0)),
+                at(8 + GRACE, Change::End(3)),
+                at(8 + GRACE, Change::End(4)),
+                at(8 + GRACE, Change::End(5)),
+                at(8 + GRACE, endpoints(0..3, 0..0)),
             ],
             change: Some("6 -> 3 servers"),
             seconds: 52,
@@ -174,12 +172,12 @@ fn changes() -> Vec<Scenario> {
                 ready: (0..count).collect(),
                 steps,
                 change: Some("the last pod has come"),
-                seconds: over + 120,
-                at_once: 90 / count,
+                seconds: over + 90,
+                at_once: 15,
                 ..scenario(
                     name[index],
                     title[index],
-                    "One pod after the other terminates for eight seconds and ends; another takes its place. Whoever came up first is left with \
+                    "One pod after the other terminates for fifteen seconds and ends; another takes its place. Whoever came up first is left with \
                      most of the connections, and the last with none.",
                 )
             });
@@ -195,7 +193,7 @@ fn failures() -> [Scenario; 3] {
         clients: short(),
         ready: (0..5).collect(),
         seconds: 24,
-        at_once: 5,
+        at_once: 6,
         ..scenario(name, title, story)
     };
     [
