@@ -6,7 +6,7 @@ use std::{
 };
 
 use balancer_tests::agent::{Agent, AgentOptions};
-use balancer_userspace::model::Family;
+use balancer_userspace::{lane, model::Family};
 
 use super::rules::{
     FAMILIES, Tool, check, endpoints, found, no_portals, portals, run, wait_for_lane, wait_for_pods, walked,
@@ -154,6 +154,12 @@ fn an_endless_lease_keeps_it() {
     agent.kill().unwrap();
     thread::sleep(Duration::from_millis(1500));
     wait_for_pods(&set, &pods(&set), PORT);
+    // Elements that time out are listed with what remains to them, as `nft_shows_what_it_is` sees.
+    let name = lane::table_name(set.pins()).unwrap();
+    for family in ["ip", "ip6"] {
+        let alive = run(&set.node, &format!("nft list set {family} {name} alive"));
+        assert!(alive.contains("tcp") && !alive.contains("expires"), "{alive}");
+    }
 }
 
 #[test]

@@ -153,6 +153,7 @@ fn nft_shows_what_it_is() {
                 "meta l4proto @alive {family} daddr . meta l4proto . th dport @endpoints fib daddr type != local dnat to {family} daddr"
             ),
             "comment \"balancer express lane",
+            "expires",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
