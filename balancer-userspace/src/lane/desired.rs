@@ -18,12 +18,15 @@ pub struct Delta {
     pub added: Vec<Endpoint>,
     /// Endpoints that it held and should not, in order.
     pub removed: Vec<Endpoint>,
+    /// Addresses that a Service has now and none had before, in order: what the kernel still holds there must go at
+    /// once, for it would keep connects from that Service.
+    pub claimed: Vec<IpAddr>,
 }
 
 impl Delta {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty()
+        self.added.is_empty() && self.removed.is_empty() && self.claimed.is_empty()
     }
 }
 
@@ -90,8 +93,13 @@ impl Desired {
         for endpoint in &new.endpoints {
             *self.endpoints.entry(*endpoint).or_default() += 1;
         }
+        let mut delta = Delta::default();
         for addr in &new.addresses {
-            *self.addresses.entry(*addr).or_default() += 1;
+            let count = self.addresses.entry(*addr).or_default();
+            if *count == 0 {
+                delta.claimed.push(*addr);
+            }
+            *count += 1;
         }
         for endpoint in &old.endpoints {
             if let Some(count) = self.endpoints.get_mut(endpoint) {
@@ -109,7 +117,6 @@ impl Desired {
                 }
             }
         }
-        let mut delta = Delta::default();
         for (endpoint, was) in before {
             match (was, self.is_wanted(&endpoint)) {
                 (false, true) => delta.added.push(endpoint),
@@ -183,11 +190,17 @@ mod tests {
     fn an_endpoint_of_two_services_goes_with_the_last() {
         let mut desired = Desired::default();
         let (pod, other) = (endpoint("10.0.0.1"), endpoint("10.0.0.2"));
+        let delta = |added: &[Endpoint], removed: &[Endpoint], claimed: &[&str]| Delta {
+            added: added.to_vec(),
+            removed: removed.to_vec(),
+            claimed: addrs(claimed),
+        };
         let first = desired.replace(&name("a"), [pod, other], addrs(&["10.96.0.1"]));
-        assert_eq!(first, Delta { added: vec![pod, other], removed: vec![] });
-        assert!(desired.replace(&name("b"), [pod], addrs(&["10.96.0.2"])).is_empty());
-        assert_eq!(desired.replace(&name("a"), [], []), Delta { added: vec![], removed: vec![other] });
-        assert_eq!(desired.replace(&name("b"), [], []), Delta { added: vec![], removed: vec![pod] });
+        assert_eq!(first, delta(&[pod, other], &[], &["10.96.0.1"]));
+        let second = desired.replace(&name("b"), [pod], addrs(&["10.96.0.1", "10.96.0.2"]));
+        assert_eq!(second, delta(&[], &[], &["10.96.0.2"]));
+        assert_eq!(desired.replace(&name("a"), [], []), delta(&[], &[other], &[]));
+        assert_eq!(desired.replace(&name("b"), [], []), delta(&[], &[pod], &[]));
         assert_eq!(desired.services().count(), 0);
     }
 
@@ -196,7 +209,8 @@ mod tests {
         let mut desired = Desired::default();
         let pod = endpoint("10.0.0.1");
         desired.replace(&name("a"), [pod], []);
-        assert_eq!(desired.replace(&name("b"), [], addrs(&["10.0.0.1"])).removed, [pod]);
+        let claim = desired.replace(&name("b"), [], addrs(&["10.0.0.1"]));
+        assert_eq!((claim.removed, claim.claimed), (vec![pod], addrs(&["10.0.0.1"])));
         assert_eq!(desired.wanted().count(), 0);
         // Its own address counts as well, and so does one that comes with it.
         assert!(desired.replace(&name("a"), [pod], addrs(&["10.0.0.1"])).is_empty());

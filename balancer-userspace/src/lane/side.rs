@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Side {
     wanted: Option<BTreeSet<Endpoint>>,
     /// What changed since it was in step: put in, or taken out. Empty while it is not.
     pending: BTreeMap<Endpoint, bool>,
+    /// Whether what is pending cannot wait.
+    urgent: bool,
     /// Whether it held what it should but for what is pending.
     in_step: bool,
     /// How many endpoints it held when it was in step.
@@ -76,6 +79,7 @@ impl Side {
             shares_tables: false,
             wanted: None,
             pending: BTreeMap::new(),
+            urgent: false,
             in_step: false,
             held: 0,
             present: None,
@@ -97,9 +101,14 @@ impl Side {
         self.shares_tables
     }
 
-    /// Whether something is to be done that can wait.
+    /// Whether something is to be done, which may wait.
     pub(super) fn is_behind(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Whether something of that must not wait.
+    pub(super) const fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     /// How many endpoints it holds, for people.
@@ -108,6 +117,16 @@ impl Side {
             LaneState::Installed => self.held,
             _ => 0,
         }
+    }
+
+    /// One beside an iptables on nf_tables, in step with these endpoints, as if the kernel had said so.
+    #[cfg(test)]
+    pub(super) fn settled(family: Family, endpoints: &[Endpoint]) -> Self {
+        let mut side = Self { shares_tables: true, state: LaneState::Installed, ..Self::new(family) };
+        side.whole(endpoints);
+        side.present = Some(true);
+        side.stepped();
+        side
     }
 
     /// Takes in what it should hold.
@@ -126,6 +145,12 @@ impl Side {
         if self.in_step && differs && self.pending.remove(&endpoint).is_none() {
             self.pending.insert(endpoint, put);
         }
+    }
+
+    /// A Service has this address now: what is to be taken out there is taken out at once, whenever and for whatever
+    /// reason it was to go. Comes after the changes that it makes.
+    pub(super) fn claim(&mut self, addr: IpAddr) {
+        self.urgent |= self.pending.iter().any(|(endpoint, put)| !put && endpoint.addr == addr);
     }
 
     /// What it should hold is not certain any more.
@@ -209,6 +234,7 @@ impl Side {
 
     fn lose_step(&mut self) {
         self.in_step = false;
+        self.urgent = false;
         self.pending.clear();
     }
 
@@ -228,7 +254,7 @@ impl Side {
             changed = true;
         }
         self.looks += u32::from(turn.looking);
-        if self.in_step && turn.free && !self.pending.is_empty() {
+        if self.in_step && (turn.free || self.urgent) && !self.pending.is_empty() {
             let of = |put: bool| {
                 self.pending.iter().filter(move |(_, is)| **is == put).map(|(endpoint, _)| *endpoint)
             };
@@ -280,6 +306,7 @@ impl Side {
     }
 
     fn stepped(&mut self) {
+        self.urgent = false;
         self.pending.clear();
         self.in_step = true;
         self.held = self.wanted.as_ref().map_or(0, BTreeSet::len);
@@ -348,9 +375,7 @@ mod tests {
     #[test]
     fn what_is_taken_back_before_it_was_told_is_not_told() {
         let endpoint = |port: u16| Endpoint { addr: [10u8, 0, 0, 1].into(), protocol: Protocol::Tcp, port };
-        let mut side = Side::new(Family::V4);
-        side.whole(&[endpoint(1)]);
-        side.stepped();
+        let mut side = Side::settled(Family::V4, &[endpoint(1)]);
         for (port, put) in [(2, true), (2, false), (1, false), (1, true)] {
             side.change(endpoint(port), put);
         }
@@ -363,5 +388,26 @@ mod tests {
         }
         let expect = BTreeMap::from([(endpoint(1), false), (endpoint(2), true), (endpoint(3), true)]);
         assert_eq!(side.pending, expect);
+    }
+
+    #[test]
+    fn what_is_at_an_address_that_a_service_takes_does_not_wait() {
+        let endpoint =
+            |last: u8, port| Endpoint { addr: [10, 0, 0, last].into(), protocol: Protocol::Tcp, port };
+        let mut side = Side::settled(Family::V4, &[endpoint(1, 80), endpoint(2, 80), endpoint(2, 81)]);
+        side.claim(endpoint(2, 80).addr);
+        assert!(!side.is_urgent(), "nothing is to go");
+        side.change(endpoint(1, 80), false);
+        side.change(endpoint(3, 80), true);
+        side.claim(endpoint(3, 80).addr);
+        assert!(!side.is_urgent(), "it was not put in yet");
+        // It goes with its Service first, and while it waits, another Service takes its address.
+        side.change(endpoint(2, 81), false);
+        side.claim([10, 0, 0, 9].into());
+        assert!(!side.is_urgent());
+        side.claim(endpoint(2, 81).addr);
+        assert!(side.is_urgent());
+        side.stepped();
+        assert!(!side.is_urgent());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every transaction in nf_tables makes an iptables that works on its own begin again (it finds another generation of
 //! the ruleset than it has read). So beside an iptables that works on nf_tables, changes are gathered, and what is not
-//! needed is left out.
+//! needed is left out. What is at an address that a Service has taken does not wait.
 
 use std::{
     sync::{
@@ -95,6 +95,7 @@ impl Worker {
         let now = Instant::now();
         let look = self.next_look.saturating_duration_since(now);
         match self.free_at() {
+            _ if self.sides.iter().any(Side::is_urgent) => Duration::ZERO,
             Some(free) if self.sides.iter().any(Side::is_behind) => {
                 look.min(free.saturating_duration_since(now))
             }
@@ -117,7 +118,10 @@ impl Worker {
             Command::Change(delta) => {
                 let removed = delta.removed.iter().map(|endpoint| (endpoint, false));
                 for (endpoint, put) in removed.chain(delta.added.iter().map(|endpoint| (endpoint, true))) {
-                    self.sides[usize::from(endpoint.family() == Family::V6)].change(*endpoint, put);
+                    self.side(endpoint.family()).change(*endpoint, put);
+                }
+                for addr in delta.claimed {
+                    self.side(Family::of(addr)).claim(addr);
                 }
             }
             Command::Renew { until, term } => self.lease = LeaseTime { until, term },
@@ -126,6 +130,14 @@ impl Worker {
                 self.sides.iter_mut().for_each(Side::suspend);
             }
             Command::Remove => self.removing = true,
+        }
+    }
+
+    const fn side(&mut self, family: Family) -> &mut Side {
+        let [v4, v6] = &mut self.sides;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
         }
     }
 
@@ -175,5 +187,33 @@ impl Worker {
         if let Err(error) = result {
             log::warn!("the express lane is left to lapse: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::{
+        lane::{Delta, Endpoint},
+        model::Protocol,
+    };
+
+    #[test]
+    fn changes_are_gathered_but_for_those_at_addresses_that_services_take() {
+        let endpoint =
+            |last: u8| Endpoint { addr: [10, 0, 0, last].into(), protocol: Protocol::Tcp, port: 80 };
+        let (ended, _) = channel();
+        let mut worker = Worker::new("test".to_owned(), Arc::default(), ended);
+        worker.sides =
+            [Side::settled(Family::V4, &[endpoint(1), endpoint(2)]), Side::settled(Family::V6, &[])];
+        worker.next_look = Instant::now() + LOOK;
+        worker.changed = Some(Instant::now());
+        worker.take(Command::Change(Delta { removed: vec![endpoint(1)], ..Delta::default() }));
+        assert!(worker.wait() > LOOK / 2, "{:?}", worker.wait());
+        let claimed = vec![endpoint(2).addr];
+        worker.take(Command::Change(Delta { removed: vec![endpoint(2)], claimed, ..Delta::default() }));
+        assert_eq!(worker.wait(), Duration::ZERO);
     }
 }
