@@ -1,11 +1,12 @@
 //! When the lane is there: it comes and goes with kube-proxy's rules, with the agent, and with the lease.
 
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use balancer_tests::agent::{Agent, AgentOptions};
+use balancer_tests::agent::{Agent, AgentOptions, binary};
 use balancer_userspace::{lane, model::Family};
 
 use super::rules::{
@@ -184,6 +185,30 @@ fn detach_removes_it_at_once() {
     assert_eq!(listed("removed", &done), 2, "{done:#}");
     let tables = run(&set.node, "nft list tables");
     assert!(tables.contains("balancer-theirs") && tables.matches("balancer").count() == 1, "{tables}");
+}
+
+#[test]
+fn detach_removes_the_programs_where_it_cannot_remove_the_lane() {
+    let set = Set::new(1);
+    portals(&set.node, Tool::Nft);
+    let mut agent = with_lease(&set, 2);
+    wait_for_pods(&set, &pods(&set), PORT);
+    agent.terminate().unwrap();
+    let name = lane::table_name(set.pins()).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-net_admin,-sys_admin"]).arg(binary().unwrap());
+    command.arg("--pins").arg(set.pins()).arg("detach");
+    let output = set.node.host().output(command).unwrap();
+    let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert!(
+        error.contains("CAP_NET_ADMIN") && error.contains(&format!("nft delete table ip {name}")),
+        "{error}"
+    );
+    assert!(out.contains("links/") && !out.contains("table ip"), "{out}");
+    assert!(!set.pins().exists(), "the pins are there");
+    // It lapses by itself.
+    wait_for("it lapses", || !run(&set.node, &format!("nft list set ip {name} alive")).contains("expires"));
 }
 
 #[test]
