@@ -50,6 +50,8 @@ pub(super) struct Side {
     present: Option<bool>,
     /// Until when it was last said to hold.
     renewed: Option<u64>,
+    /// Whether it is to be over, and the kernel has not confirmed that yet.
+    ending: bool,
     looks: u32,
     /// What was told last.
     told: Option<String>,
@@ -84,6 +86,7 @@ impl Side {
             held: 0,
             present: None,
             renewed: None,
+            ending: false,
             looks: 0,
             told: None,
         }
@@ -109,6 +112,11 @@ impl Side {
     /// Whether something of that must not wait.
     pub(super) const fn is_urgent(&self) -> bool {
         self.urgent
+    }
+
+    /// Whether it is to be over, whatever is known of it.
+    pub(super) const fn is_ending(&self) -> bool {
+        self.ending
     }
 
     /// How many endpoints it holds, for people.
@@ -153,9 +161,10 @@ impl Side {
         self.urgent |= self.pending.iter().any(|(endpoint, put)| !put && endpoint.addr == addr);
     }
 
-    /// What it should hold is not certain any more.
+    /// What it should hold is not certain any more. It ends at once, also where nobody knows what is there.
     pub(super) fn suspend(&mut self) {
         self.wanted = None;
+        self.ending = self.present != Some(false);
         self.lose_step();
         if self.state == LaneState::Installed {
             self.state = LaneState::Waiting;
@@ -176,6 +185,26 @@ impl Side {
 
     /// Brings the kernel in step. Whether anything was changed there.
     pub(super) fn turn(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<bool, LaneError> {
+        let ended = self.ending;
+        if ended {
+            self.end(channel, turn)?;
+        }
+        Ok(self.follow(channel, turn)? || ended)
+    }
+
+    /// Ends it, so that nothing passes by before it is renewed.
+    fn end(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<(), LaneError> {
+        match table::renew(channel, self.family, turn.name, Life::Over) {
+            // What is not there does not hold.
+            Err(error) if error.errno() != Some(libc::ENOENT) => return Err(error),
+            _ => {}
+        }
+        self.ending = false;
+        self.renewed = Some(0);
+        Ok(())
+    }
+
+    fn follow(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<bool, LaneError> {
         if turn.looking {
             let rules = kubeproxy::look(channel, self.family, &mut self.legacy)?;
             self.shares_tables = rules == Rules::IptablesNft;
@@ -388,6 +417,23 @@ mod tests {
         }
         let expect = BTreeMap::from([(endpoint(1), false), (endpoint(2), true), (endpoint(3), true)]);
         assert_eq!(side.pending, expect);
+    }
+
+    #[test]
+    fn it_is_ended_although_nobody_knows_what_is_there() {
+        let mut side = Side::settled(Family::V4, &[]);
+        side.failed(&LaneError::Unstable { attempts: 5 });
+        assert!(!side.is_ending(), "an error alone does not end it: the lease does");
+        side.suspend();
+        assert!(side.is_ending());
+        // It fails again: it is still to be tried.
+        side.failed(&LaneError::Unstable { attempts: 5 });
+        assert!(side.is_ending());
+        // What is known to be gone need not be ended.
+        let mut side = Side::new(Family::V4);
+        side.present = Some(false);
+        side.suspend();
+        assert!(!side.is_ending());
     }
 
     #[test]

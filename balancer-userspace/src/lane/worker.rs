@@ -75,7 +75,8 @@ impl Worker {
         }
     }
 
-    /// Until nobody can tell it anything any more. The lane stays: it lapses by itself.
+    /// Until nobody can tell it anything any more; what was gathered until then is done at last. The lane stays: it
+    /// lapses by itself.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
             match commands.recv_timeout(self.wait()) {
@@ -84,7 +85,14 @@ impl Worker {
                     commands.try_iter().for_each(|command| self.take(command));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    if !self.removing && self.sides.iter().any(Side::is_behind) {
+                        // There is no later.
+                        self.changed = None;
+                        self.turn();
+                    }
+                    return;
+                }
             }
             self.turn();
         }
@@ -151,8 +159,8 @@ impl Worker {
         }
         let free = self.free_at().is_none_or(|free| Instant::now() >= free);
         for side in &mut self.sides {
-            // After an error nothing is tried before the next look, but to let it lapse.
-            if !looking && side.state() == LaneState::Refused && self.lease.until != 0 {
+            // After an error nothing is tried before the next look, but to end it.
+            if !looking && side.state() == LaneState::Refused && !side.is_ending() {
                 continue;
             }
             let channel = match &mut self.channel {
@@ -200,16 +208,21 @@ mod tests {
         model::Protocol,
     };
 
+    /// Beside an iptables on nf_tables, just after a transaction.
+    fn paused(v4: &[Endpoint]) -> Worker {
+        let (ended, _) = channel();
+        let mut worker = Worker::new("test".to_owned(), Arc::default(), ended);
+        worker.sides = [Side::settled(Family::V4, v4), Side::settled(Family::V6, &[])];
+        worker.next_look = Instant::now() + LOOK;
+        worker.changed = Some(Instant::now());
+        worker
+    }
+
     #[test]
     fn changes_are_gathered_but_for_those_at_addresses_that_services_take() {
         let endpoint =
             |last: u8| Endpoint { addr: [10, 0, 0, last].into(), protocol: Protocol::Tcp, port: 80 };
-        let (ended, _) = channel();
-        let mut worker = Worker::new("test".to_owned(), Arc::default(), ended);
-        worker.sides =
-            [Side::settled(Family::V4, &[endpoint(1), endpoint(2)]), Side::settled(Family::V6, &[])];
-        worker.next_look = Instant::now() + LOOK;
-        worker.changed = Some(Instant::now());
+        let mut worker = paused(&[endpoint(1), endpoint(2)]);
         worker.take(Command::Change(Delta { removed: vec![endpoint(1)], ..Delta::default() }));
         assert!(worker.wait() > LOOK / 2, "{:?}", worker.wait());
         let claimed = vec![endpoint(2).addr];
