@@ -30,6 +30,9 @@ pub(super) struct ExpressLane {
 impl ExpressLane {
     /// Starts it if it is asked for. If not, removes what an earlier agent left.
     pub(super) fn start(args: &AgentArgs, pins: &Pins) -> Self {
+        if !args.express_lane && !args.express_lane_cidr.is_empty() {
+            log::warn!("--express-lane-cidr confines nothing without --express-lane");
+        }
         let (lane, state) = match (args.express_lane, args.mode) {
             (true, Mode::Balance) => match start(pins) {
                 Ok(lane) => (Some(lane), LaneState::Waiting),
@@ -52,7 +55,7 @@ impl ExpressLane {
                 (None, state)
             }
         };
-        Self { lane, state, desired: Desired::default(), told: false }
+        Self { lane, state, desired: Desired::within(args.express_lane_cidr.clone()), told: false }
     }
 
     /// Takes in what the tables hold of a Service now, and which addresses it has.

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::Endpoint;
+use super::{Cidr, Endpoint};
 use crate::model::{ObjectName, Protocol};
 
 /// What became of the lane by a change.
@@ -49,9 +49,16 @@ pub struct Desired {
     endpoints: BTreeMap<Endpoint, u32>,
     /// How many Services have it as an address.
     addresses: HashMap<IpAddr, u32>,
+    /// Where endpoints may be; anywhere if there are none.
+    within: Vec<Cidr>,
 }
 
 impl Desired {
+    /// One that wants endpoints in these ranges alone, or everywhere if there are none.
+    pub fn within(ranges: Vec<Cidr>) -> Self {
+        Self { within: ranges, ..Self::default() }
+    }
+
     /// The Services that contribute anything, in no order.
     pub fn services(&self) -> impl Iterator<Item = &ObjectName> {
         self.services.keys()
@@ -70,7 +77,9 @@ impl Desired {
         endpoints: impl IntoIterator<Item = Endpoint>,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> Delta {
-        let endpoints = endpoints.into_iter().filter(|endpoint| may_hold(endpoint.addr));
+        let inside = |addr| self.within.is_empty() || self.within.iter().any(|range| range.contains(addr));
+        let endpoints =
+            endpoints.into_iter().filter(|endpoint| may_hold(endpoint.addr) && inside(endpoint.addr));
         let new = Contribution { endpoints: sorted(endpoints), addresses: sorted(addresses) };
         let old = if new == Contribution::default() {
             self.services.remove(service)
@@ -216,6 +225,23 @@ mod tests {
         assert!(desired.replace(&name("a"), [pod], addrs(&["10.0.0.1"])).is_empty());
         assert!(desired.replace(&name("b"), [], []).is_empty());
         assert_eq!(desired.replace(&name("a"), [pod], []).added, [pod]);
+    }
+
+    #[test]
+    fn ranges_confine_it() {
+        let ranges = ["10.244.0.0/16", "fd00:10:244::/56"].map(|range| range.parse().unwrap());
+        let mut desired = Desired::within(ranges.to_vec());
+        let [v4, v6] = ["10.244.0.1", "fd00:10:244::1"].map(endpoint);
+        let elsewhere = ["10.245.0.1", "192.0.2.1", "fd00:10:245::1"].map(endpoint);
+        let delta = desired.replace(&name("a"), elsewhere.into_iter().chain([v4, v6]), []);
+        assert_eq!(delta, Delta { added: vec![v4, v6], ..Delta::default() });
+        assert!(desired.wanted().eq([v4, v6]));
+        // What is outside does not come in with a Service that goes, or an address that is given back.
+        desired.replace(&name("b"), [], [elsewhere[0].addr]);
+        assert!(desired.replace(&name("b"), [], []).is_empty());
+        // Of one family: none of the other.
+        let mut desired = Desired::within(ranges[..1].to_vec());
+        assert_eq!(desired.replace(&name("a"), [v4, v6], []).added, [v4]);
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //! **Invariant:** the lane holds backends of the tables and no address of any Service; it rewrites nothing; and it
 //! lapses with the lease, in the kernel, whatever becomes of the agent.
 //!
-//! - [`endpoint`], [`desired`]: what it should hold; pure;
+//! - [`endpoint`], [`desired`], [`cidr`]: what it should hold; pure;
 //! - `message`, [`answer`]: nf_tables in bytes; pure;
 //! - `netlink`, `table`: the kernel; `kubeproxy`, `xtables`: whether the lane is of use;
 //! - `worker`, `side`: a thread of its own, since a transaction waits for those of others, and kube-proxy's take seconds.
 
 pub mod answer;
+pub mod cidr;
 pub mod desired;
 pub mod endpoint;
 mod error;
@@ -39,6 +40,7 @@ use std::{
 use balancer_common::abi::LaneState;
 
 pub use self::{
+    cidr::{Cidr, CidrError},
     desired::{Delta, Desired},
     endpoint::Endpoint,
     error::LaneError,
