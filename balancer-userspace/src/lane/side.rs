@@ -348,17 +348,18 @@ impl Side {
         if self.present != Some(true) {
             return Ok(false);
         }
-        let until = turn.lease.until;
+        let LeaseTime { until, term } = turn.lease.finite(boot_ns());
         let due = match (self.renewed, until) {
             // Nobody has said anything yet: an earlier agent's word holds.
             (None, 0) => false,
             (None, _) => true,
             (Some(renewed), 0) => renewed != 0,
-            // What is renewed all the time needs no look; what never lapses does.
-            (Some(u64::MAX), u64::MAX) => turn.looking && !table::is_alive(channel, self.family, turn.name)?,
             (Some(renewed), until) => {
                 let gained = until.abs_diff(renewed);
-                gained > 0 && (changing || (gained >= turn.lease.step() && turn.free))
+                let worth = gained >= LeaseTime { until, term }.step();
+                gained > 0 && (changing || (worth && turn.free))
+                    // What is renewed all the time needs no look; what is renewed every quarter of an hour does.
+                    || turn.lease.is_endless() && turn.looking && !table::is_alive(channel, self.family, turn.name)?
             }
         };
         if !due {
@@ -366,12 +367,9 @@ impl Side {
         }
         for _ in 0..SAYINGS {
             let asked = boot_ns();
-            let life = match until {
-                u64::MAX => Life::Endless,
-                until => match until.checked_sub(asked) {
-                    Some(left) if left > 0 => Life::For(Duration::from_nanos(left)),
-                    _ => Life::Over,
-                },
+            let life = match until.checked_sub(asked) {
+                Some(left) if left > 0 => Life::For(Duration::from_nanos(left)),
+                _ => Life::Over,
             };
             table::renew(channel, self.family, turn.name, life)?;
             if !matches!(life, Life::For(_)) || boot_ns().saturating_sub(asked) < LATE_NS {

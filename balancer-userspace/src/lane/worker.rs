@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The longest pause between two transactions beside an iptables that works on nf_tables.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How long the lane holds at a time if the lease never lapses, in nanoseconds: an hour.
+const ENDLESS_TERM: u64 = 3600 * 1_000_000_000;
+
 /// Both families.
 pub(super) struct Worker {
     name: String,
@@ -57,6 +60,20 @@ impl LeaseTime {
     /// that come a little early count too.
     pub(super) const fn step(self) -> u64 {
         self.term / 5
+    }
+
+    /// Whether it never lapses.
+    pub(super) const fn is_endless(self) -> bool {
+        self.until == u64::MAX
+    }
+
+    /// What the kernel is told of it: one that never lapses is renewed every hour, since nobody could end a lane whose
+    /// agent and pins are gone.
+    pub(super) const fn finite(self, now_ns: u64) -> Self {
+        match self.until {
+            u64::MAX => Self { until: now_ns.saturating_add(ENDLESS_TERM), term: ENDLESS_TERM },
+            _ => self,
+        }
     }
 }
 
@@ -216,6 +233,17 @@ mod tests {
         worker.next_look = Instant::now() + LOOK;
         worker.changed = Some(Instant::now());
         worker
+    }
+
+    #[test]
+    fn an_endless_lease_is_told_as_hours() {
+        let endless = LeaseTime { until: u64::MAX, term: 0 };
+        let told = endless.finite(7);
+        assert_eq!(told, LeaseTime { until: 7 + ENDLESS_TERM, term: ENDLESS_TERM });
+        assert_eq!(told.step(), ENDLESS_TERM / 5);
+        for other in [LeaseTime::default(), LeaseTime { until: 9, term: 5 }] {
+            assert_eq!(other.finite(7), other);
+        }
     }
 
     #[test]

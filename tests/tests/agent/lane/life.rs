@@ -147,7 +147,7 @@ fn an_agent_that_stands_still_lets_it_lapse_and_takes_it_again() {
 }
 
 #[test]
-fn an_endless_lease_keeps_it() {
+fn an_endless_lease_keeps_it_for_an_hour_at_a_time() {
     let set = Set::new(1);
     portals(&set.node, Tool::Nft);
     let mut agent = set.agent_with(&["--express-lane", "--lease", "0"]);
@@ -155,11 +155,12 @@ fn an_endless_lease_keeps_it() {
     agent.kill().unwrap();
     thread::sleep(Duration::from_millis(1500));
     wait_for_pods(&set, &pods(&set), PORT);
-    // Elements that time out are listed with what remains to them, as `nft_shows_what_it_is` sees.
+    // An hour at a time, so that it ends although pins and agent are gone.
     let name = lane::table_name(set.pins()).unwrap();
     for family in ["ip", "ip6"] {
         let alive = run(&set.node, &format!("nft list set {family} {name} alive"));
-        assert!(alive.contains("tcp") && !alive.contains("expires"), "{alive}");
+        let hours = ["expires 59m", "expires 1h"].iter().any(|left| alive.contains(left));
+        assert!(alive.contains("tcp") && hours, "{alive}");
     }
 }
 
