@@ -244,7 +244,7 @@ impl Batch {
         });
     }
 
-    /// Puts one element with a time-out into a set, or one without.
+    /// Puts one element with a time-out into a set.
     pub(super) fn add_element(&mut self, table: &str, set: &str, key: &[u8], timeout_ms: u64) {
         self.add("adding an element", NEW_ELEMENTS, CREATE, |it| {
             it.text(1, table).text(2, set).nest(3, |list| {

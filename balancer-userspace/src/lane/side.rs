@@ -52,6 +52,7 @@ pub(super) struct Side {
     renewed: Option<u64>,
     /// Whether it is to be over, and the kernel has not confirmed that yet.
     ending: bool,
+    /// Since everything was compared.
     looks: u32,
     /// What was told last.
     told: Option<String>,
@@ -299,7 +300,7 @@ impl Side {
         if !self.in_step {
             self.compare(channel, turn)?;
             changed = true;
-        } else if compare && self.looks.is_multiple_of(COMPARE_EVERY) {
+        } else if compare && self.looks >= COMPARE_EVERY {
             let (put, taken) = self.compare(channel, turn)?;
             if put + taken > 0 {
                 turn.status.repaired();
@@ -317,6 +318,7 @@ impl Side {
     /// taken out.
     fn compare(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<(usize, usize), LaneError> {
         let (family, name) = (self.family, turn.name);
+        self.looks = 0;
         let (mut held, strange) = table::endpoints(channel, family, name)?;
         if strange > 0 {
             table::create(channel, family, name)?;

@@ -158,9 +158,9 @@ pub(super) fn explain(
     if snapshot.agent.lane(family).state != LaneState::Installed || !holds(&snapshot.agent) {
         return None;
     }
-    // In a pod's network namespace the node's table is not to be seen.
-    let found = lane::read(pins.root(), family).ok().flatten().filter(|found| found.alive);
-    let holds = |endpoint: &Endpoint| found.as_ref().is_none_or(|found| found.endpoints.contains(endpoint));
+    // In a pod's network namespace the node's table is not to be seen: which of them are in it is not known there.
+    let found = lane::read(pins.root(), family).ok().flatten().filter(|found| found.alive)?;
+    let holds = |endpoint: &Endpoint| found.endpoints.contains(endpoint);
     match verdict {
         Verdict::Rewrite(choice) => {
             let candidates = &choice.candidates;
