@@ -28,8 +28,12 @@ pub(super) struct ExpressLane {
 }
 
 impl ExpressLane {
-    /// Starts it if it is asked for. If not, removes what an earlier agent left.
-    pub(super) fn start(args: &AgentArgs, pins: &Pins) -> Self {
+    /// Starts it if it is asked for. If not, removes what an earlier agent left, going by the states that it wrote down
+    /// last: where it had none, nf_tables is not asked, which would load it.
+    pub(super) fn start(args: &AgentArgs, pins: &Pins, earlier: [u32; 2]) -> Self {
+        if !args.express_lane && !args.express_lane_cidr.is_empty() {
+            log::warn!("--express-lane-cidr confines nothing without --express-lane");
+        }
         let (lane, state) = match (args.express_lane, args.mode) {
             (true, Mode::Balance) => match start(pins) {
                 Ok(lane) => (Some(lane), LaneState::Waiting),
@@ -39,7 +43,8 @@ impl ExpressLane {
                 }
             },
             (asked, _) => {
-                match lane::remove(pins.root()) {
+                let had = earlier != [LaneState::Off as u32; 2];
+                match if had { lane::remove(pins.root()) } else { Ok(Vec::new()) } {
                     Ok(tables) => tables
                         .iter()
                         .for_each(|table| log::info!("removed {table}, an earlier agent's express lane")),
@@ -52,7 +57,7 @@ impl ExpressLane {
                 (None, state)
             }
         };
-        Self { lane, state, desired: Desired::default(), told: false }
+        Self { lane, state, desired: Desired::within(args.express_lane_cidr.clone()), told: false }
     }
 
     /// Takes in what the tables hold of a Service now, and which addresses it has.

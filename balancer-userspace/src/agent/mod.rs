@@ -194,7 +194,7 @@ async fn serve(
         );
     }
     let metrics = Arc::new(AgentMetrics::default());
-    let lane = ExpressLane::start(args, pins);
+    let lane = ExpressLane::start(args, pins, recovered.kernel().control().lane);
     let notices = Notices::new(Arc::clone(&metrics), announcer(args, &source));
     let mut engine =
         Engine::new(recovered, empty_index(args), args.zone.clone(), Arc::clone(&metrics), notices, lane);

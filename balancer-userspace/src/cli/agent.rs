@@ -13,6 +13,7 @@ use super::{
     values::{self, HttpListen, LeaseTerm},
 };
 use crate::{
+    lane::Cidr,
     logging::LogFormat,
     model::{ConnectionSettings, Drain, RemovedSockets, Selection, Trust},
 };
@@ -72,6 +73,14 @@ pub struct AgentArgs {
     /// left out where kube-proxy has no iptables rules.
     #[arg(long, env = "BALANCER_EXPRESS_LANE", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
     pub express_lane: bool,
+
+    /// Range of addresses that the express lane is confined to, such as the pods'; several are separated by commas
+    ///
+    /// Without it the lane takes the backends of all Services that are balanced. Whoever may write EndpointSlices can name
+    /// any address there, and exempt it from the rules of others that come after the lane. Once one is named, a family
+    /// of which none is has no endpoints in it.
+    #[arg(long, env = "BALANCER_EXPRESS_LANE_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub express_lane_cidr: Vec<Cidr>,
 
     /// How long connects are balanced after the agent's last sign of life; 0 for ever
     ///
@@ -369,6 +378,19 @@ mod tests {
             assert!(Cli::try_parse_from(argv).is_err(), "{line}");
         }
     }
+
+    #[test]
+    fn ranges_of_the_express_lane_are_repeated_or_listed() {
+        let args = parse(
+            "--express-lane --express-lane-cidr 10.244.0.0/16,fd00::/64 --express-lane-cidr 10.0.0.0/8",
+        );
+        let texts: Vec<_> = args.express_lane_cidr.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.244.0.0/16", "fd00::/64", "10.0.0.0/8"]);
+        let argv = ["balancer", "agent", "--express-lane-cidr", "10.244.0.0/16,10.1.0.0"];
+        let error = Cli::try_parse_from(argv).unwrap_err().to_string();
+        assert!(error.contains("'10.1.0.0'") && error.contains("prefix length"), "{error}");
+    }
+
     #[test]
     fn every_flag_has_its_variable() {
         let command = crate::cli::command();

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     context::Context,
     exit::{Exit, Failure},
-    node::DetachMode,
+    node::{DetachMode, Detachment},
     output::{Document, Format, FormatArgs, Kind, answers::detach_docs},
     term::safe,
 };
@@ -32,11 +32,13 @@ pub fn run(args: &DetachArgs, context: &mut Context<'_>) -> Result<Exit, Failure
         (false, true) => (DetachMode::RemoveUnderAgent, "removed", "removed"),
         (false, false) => (DetachMode::Remove, "removed", "removed"),
     };
-    let report = context.node().detach(context.pins(), mode)?;
+    let Detachment { report, left } = context.node().detach(context.pins(), mode)?;
+    // What was done is said first, and then what was not.
+    let outcome = left.map_or(Ok(Exit::Ok), Err);
     let format = args.format.output;
     if matches!(format, Format::Json | Format::Yaml) {
         context.print_document(format, &Document::plain(Kind::Detach, detach_docs(&report, removed)))?;
-        return Ok(Exit::Ok);
+        return outcome;
     }
     let mut out = String::new();
     for what in &report.removed {
@@ -45,9 +47,9 @@ pub fn run(args: &DetachArgs, context: &mut Context<'_>) -> Result<Exit, Failure
     for what in &report.kept {
         out.push_str(&format!("kept {}\n", safe(what)));
     }
-    if report.removed.is_empty() {
+    if report.removed.is_empty() && outcome.is_ok() {
         out.push_str("nothing of balancer's is on this node\n");
     }
     context.print(&out)?;
-    Ok(Exit::Ok)
+    outcome
 }

@@ -9,15 +9,13 @@ use super::{
     agent::AgentArgs,
     exit::{Exit, Failure},
     fixture,
-    node::{DetachMode, Node, SelfProbe},
+    node::{DetachMode, Detachment, Node, SelfProbe},
     run,
     term::Output,
 };
 use crate::{
     model::Frontend,
-    view::{
-        CheckReport, Connection, DetachReport, Explanation, Lease, Liveness, MovedView, PlanView, Snapshot,
-    },
+    view::{CheckReport, Connection, Explanation, Lease, Liveness, MovedView, PlanView, Snapshot},
 };
 
 mod rebalance;
@@ -62,12 +60,14 @@ impl Node for Fake {
         Ok("works".to_owned())
     }
 
-    fn detach(&self, _: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
+    fn detach(&self, _: &Path, mode: DetachMode) -> Result<Detachment, Failure> {
         match mode {
             DetachMode::Remove => {
                 Err(Failure::new(Exit::AlreadyRunning, anyhow::anyhow!("agent 4242 runs; stop it first")))
             }
-            DetachMode::DryRun | DetachMode::RemoveUnderAgent => Ok(fixture::detached()),
+            DetachMode::DryRun | DetachMode::RemoveUnderAgent => {
+                Ok(Detachment { report: fixture::detached(), left: None })
+            }
         }
     }
 }

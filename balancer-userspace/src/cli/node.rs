@@ -52,7 +52,16 @@ pub trait Node {
     fn probe(&self, pins: &Path) -> Result<String, Failure>;
 
     /// Removes all that is ours from the node, or says what it would remove.
-    fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure>;
+    fn detach(&self, pins: &Path, mode: DetachMode) -> Result<Detachment, Failure>;
+}
+
+/// What became of `detach`.
+#[derive(Debug)]
+pub struct Detachment {
+    /// What was removed.
+    pub report: DetachReport,
+    /// Why not all of it was.
+    pub left: Option<Failure>,
 }
 
 /// Whether `check` makes a real connect.

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::Endpoint;
+use super::{Cidr, Endpoint};
 use crate::model::{ObjectName, Protocol};
 
 /// What became of the lane by a change.
@@ -18,12 +18,15 @@ pub struct Delta {
     pub added: Vec<Endpoint>,
     /// Endpoints that it held and should not, in order.
     pub removed: Vec<Endpoint>,
+    /// Addresses that a Service has now and none had before, in order: what the kernel still holds there must go at
+    /// once, for it would keep connects from that Service.
+    pub claimed: Vec<IpAddr>,
 }
 
 impl Delta {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty()
+        self.added.is_empty() && self.removed.is_empty() && self.claimed.is_empty()
     }
 }
 
@@ -46,9 +49,16 @@ pub struct Desired {
     endpoints: BTreeMap<Endpoint, u32>,
     /// How many Services have it as an address.
     addresses: HashMap<IpAddr, u32>,
+    /// Where endpoints may be; anywhere if there are none.
+    within: Vec<Cidr>,
 }
 
 impl Desired {
+    /// One that wants endpoints in these ranges alone, or everywhere if there are none.
+    pub fn within(ranges: Vec<Cidr>) -> Self {
+        Self { within: ranges, ..Self::default() }
+    }
+
     /// The Services that contribute anything, in no order.
     pub fn services(&self) -> impl Iterator<Item = &ObjectName> {
         self.services.keys()
@@ -67,7 +77,9 @@ impl Desired {
         endpoints: impl IntoIterator<Item = Endpoint>,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> Delta {
-        let endpoints = endpoints.into_iter().filter(|endpoint| may_hold(endpoint.addr));
+        let inside = |addr| self.within.is_empty() || self.within.iter().any(|range| range.contains(addr));
+        let endpoints =
+            endpoints.into_iter().filter(|endpoint| may_hold(endpoint.addr) && inside(endpoint.addr));
         let new = Contribution { endpoints: sorted(endpoints), addresses: sorted(addresses) };
         let old = if new == Contribution::default() {
             self.services.remove(service)
@@ -90,8 +102,13 @@ impl Desired {
         for endpoint in &new.endpoints {
             *self.endpoints.entry(*endpoint).or_default() += 1;
         }
+        let mut delta = Delta::default();
         for addr in &new.addresses {
-            *self.addresses.entry(*addr).or_default() += 1;
+            let count = self.addresses.entry(*addr).or_default();
+            if *count == 0 {
+                delta.claimed.push(*addr);
+            }
+            *count += 1;
         }
         for endpoint in &old.endpoints {
             if let Some(count) = self.endpoints.get_mut(endpoint) {
@@ -109,7 +126,6 @@ impl Desired {
                 }
             }
         }
-        let mut delta = Delta::default();
         for (endpoint, was) in before {
             match (was, self.is_wanted(&endpoint)) {
                 (false, true) => delta.added.push(endpoint),
@@ -183,11 +199,17 @@ mod tests {
     fn an_endpoint_of_two_services_goes_with_the_last() {
         let mut desired = Desired::default();
         let (pod, other) = (endpoint("10.0.0.1"), endpoint("10.0.0.2"));
+        let delta = |added: &[Endpoint], removed: &[Endpoint], claimed: &[&str]| Delta {
+            added: added.to_vec(),
+            removed: removed.to_vec(),
+            claimed: addrs(claimed),
+        };
         let first = desired.replace(&name("a"), [pod, other], addrs(&["10.96.0.1"]));
-        assert_eq!(first, Delta { added: vec![pod, other], removed: vec![] });
-        assert!(desired.replace(&name("b"), [pod], addrs(&["10.96.0.2"])).is_empty());
-        assert_eq!(desired.replace(&name("a"), [], []), Delta { added: vec![], removed: vec![other] });
-        assert_eq!(desired.replace(&name("b"), [], []), Delta { added: vec![], removed: vec![pod] });
+        assert_eq!(first, delta(&[pod, other], &[], &["10.96.0.1"]));
+        let second = desired.replace(&name("b"), [pod], addrs(&["10.96.0.1", "10.96.0.2"]));
+        assert_eq!(second, delta(&[], &[], &["10.96.0.2"]));
+        assert_eq!(desired.replace(&name("a"), [], []), delta(&[], &[other], &[]));
+        assert_eq!(desired.replace(&name("b"), [], []), delta(&[], &[pod], &[]));
         assert_eq!(desired.services().count(), 0);
     }
 
@@ -196,12 +218,30 @@ mod tests {
         let mut desired = Desired::default();
         let pod = endpoint("10.0.0.1");
         desired.replace(&name("a"), [pod], []);
-        assert_eq!(desired.replace(&name("b"), [], addrs(&["10.0.0.1"])).removed, [pod]);
+        let claim = desired.replace(&name("b"), [], addrs(&["10.0.0.1"]));
+        assert_eq!((claim.removed, claim.claimed), (vec![pod], addrs(&["10.0.0.1"])));
         assert_eq!(desired.wanted().count(), 0);
         // Its own address counts as well, and so does one that comes with it.
         assert!(desired.replace(&name("a"), [pod], addrs(&["10.0.0.1"])).is_empty());
         assert!(desired.replace(&name("b"), [], []).is_empty());
         assert_eq!(desired.replace(&name("a"), [pod], []).added, [pod]);
+    }
+
+    #[test]
+    fn ranges_confine_it() {
+        let ranges = ["10.244.0.0/16", "fd00:10:244::/56"].map(|range| range.parse().unwrap());
+        let mut desired = Desired::within(ranges.to_vec());
+        let [v4, v6] = ["10.244.0.1", "fd00:10:244::1"].map(endpoint);
+        let elsewhere = ["10.245.0.1", "192.0.2.1", "fd00:10:245::1"].map(endpoint);
+        let delta = desired.replace(&name("a"), elsewhere.into_iter().chain([v4, v6]), []);
+        assert_eq!(delta, Delta { added: vec![v4, v6], ..Delta::default() });
+        assert!(desired.wanted().eq([v4, v6]));
+        // What is outside does not come in with a Service that goes, or an address that is given back.
+        desired.replace(&name("b"), [], [elsewhere[0].addr]);
+        assert!(desired.replace(&name("b"), [], []).is_empty());
+        // Of one family: none of the other.
+        let mut desired = Desired::within(ranges[..1].to_vec());
+        assert_eq!(desired.replace(&name("a"), [v4, v6], []).added, [v4]);
     }
 
     #[test]

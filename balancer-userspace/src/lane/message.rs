@@ -244,17 +244,15 @@ impl Batch {
         });
     }
 
-    /// Puts one element with a time-out into a set, or one without.
-    pub(super) fn add_element(&mut self, table: &str, set: &str, key: &[u8], timeout_ms: Option<u64>) {
+    /// Puts one element with a time-out into a set.
+    pub(super) fn add_element(&mut self, table: &str, set: &str, key: &[u8], timeout_ms: u64) {
         self.add("adding an element", NEW_ELEMENTS, CREATE, |it| {
             it.text(1, table).text(2, set).nest(3, |list| {
                 list.nest(1, |element| {
                     element.nest(1, |data| {
                         data.put(1, key);
                     });
-                    if let Some(timeout) = timeout_ms {
-                        element.put(4, &timeout.to_be_bytes());
-                    }
+                    element.put(4, &timeout_ms.to_be_bytes());
                 });
             });
         });

@@ -7,12 +7,13 @@
 //! **Invariant:** the lane holds backends of the tables and no address of any Service; it rewrites nothing; and it
 //! lapses with the lease, in the kernel, whatever becomes of the agent.
 //!
-//! - [`endpoint`], [`desired`]: what it should hold; pure;
+//! - [`endpoint`], [`desired`], [`cidr`]: what it should hold; pure;
 //! - `message`, [`answer`]: nf_tables in bytes; pure;
 //! - `netlink`, `table`: the kernel; `kubeproxy`, `xtables`: whether the lane is of use;
 //! - `worker`, `side`: a thread of its own, since a transaction waits for those of others, and kube-proxy's take seconds.
 
 pub mod answer;
+pub mod cidr;
 pub mod desired;
 pub mod endpoint;
 mod error;
@@ -25,6 +26,7 @@ mod worker;
 mod xtables;
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     io,
     path::Path,
@@ -39,6 +41,7 @@ use std::{
 use balancer_common::abi::LaneState;
 
 pub use self::{
+    cidr::{Cidr, CidrError},
     desired::{Delta, Desired},
     endpoint::Endpoint,
     error::LaneError,
@@ -108,6 +111,8 @@ pub struct Lane {
     commands: Sender<Command>,
     ended: Receiver<()>,
     status: Arc<Status>,
+    /// Whether the thread is known to have ended.
+    lost: Cell<bool>,
 }
 
 impl Lane {
@@ -124,7 +129,7 @@ impl Lane {
         status.set(v6, LaneState::Waiting, 0);
         let worker = Worker::new(table, Arc::clone(&status), sender);
         std::thread::Builder::new().name("lane".to_owned()).spawn(move || worker.run(&received))?;
-        Ok(Self { commands, ended, status })
+        Ok(Self { commands, ended, status, lost: Cell::new(false) })
     }
 
     /// Says what it should hold, all of it.
@@ -168,7 +173,11 @@ impl Lane {
     }
 
     fn tell(&self, command: Command) {
-        if self.commands.send(command).is_err() {
+        // Once: everything comes by here, many times a second.
+        if self.commands.send(command).is_err() && !self.lost.replace(true) {
+            for family in [Family::V4, Family::V6] {
+                self.status.set(family, LaneState::Refused, 0);
+            }
             log::error!("the thread that looks after the express lane has ended: restart the agent");
         }
     }
@@ -248,4 +257,20 @@ fn each_table(
         }
     }
     Ok(acted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_is_not_said_to_hold_anything() {
+        let (commands, _) = channel();
+        let (_, ended) = channel();
+        let lane = Lane { commands, ended, status: Arc::default(), lost: Cell::new(false) };
+        lane.status.set(Family::V4, LaneState::Installed, 7);
+        lane.suspend();
+        assert_eq!(lane.status.states(), [LaneState::Refused as u32; 2]);
+        assert_eq!(lane.status.entries(), [0, 0]);
+    }
 }

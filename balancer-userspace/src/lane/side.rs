@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -21,6 +22,12 @@ use crate::{datapath::boot_ns, model::Family};
 /// How many looks lie between two comparisons of everything that is in it: a minute.
 const COMPARE_EVERY: u32 = 12;
 
+/// The kernel counts a time-out from when it is the transaction's turn, which others may delay. One that took longer
+/// than this would hold beyond the lease by as much, and is said again.
+const LATE_NS: u64 = 100_000_000;
+/// How often it is said, all told.
+const SAYINGS: u32 = 2;
+
 /// One family.
 #[derive(Debug)]
 pub(super) struct Side {
@@ -33,6 +40,8 @@ pub(super) struct Side {
     wanted: Option<BTreeSet<Endpoint>>,
     /// What changed since it was in step: put in, or taken out. Empty while it is not.
     pending: BTreeMap<Endpoint, bool>,
+    /// Whether what is pending cannot wait.
+    urgent: bool,
     /// Whether it held what it should but for what is pending.
     in_step: bool,
     /// How many endpoints it held when it was in step.
@@ -41,6 +50,9 @@ pub(super) struct Side {
     present: Option<bool>,
     /// Until when it was last said to hold.
     renewed: Option<u64>,
+    /// Whether it is to be over, and the kernel has not confirmed that yet.
+    ending: bool,
+    /// Since everything was compared.
     looks: u32,
     /// What was told last.
     told: Option<String>,
@@ -70,10 +82,12 @@ impl Side {
             shares_tables: false,
             wanted: None,
             pending: BTreeMap::new(),
+            urgent: false,
             in_step: false,
             held: 0,
             present: None,
             renewed: None,
+            ending: false,
             looks: 0,
             told: None,
         }
@@ -91,9 +105,19 @@ impl Side {
         self.shares_tables
     }
 
-    /// Whether something is to be done that can wait.
+    /// Whether something is to be done, which may wait.
     pub(super) fn is_behind(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Whether something of that must not wait.
+    pub(super) const fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Whether it is to be over, whatever is known of it.
+    pub(super) const fn is_ending(&self) -> bool {
+        self.ending
     }
 
     /// How many endpoints it holds, for people.
@@ -102,6 +126,16 @@ impl Side {
             LaneState::Installed => self.held,
             _ => 0,
         }
+    }
+
+    /// One beside an iptables on nf_tables, in step with these endpoints, as if the kernel had said so.
+    #[cfg(test)]
+    pub(super) fn settled(family: Family, endpoints: &[Endpoint]) -> Self {
+        let mut side = Self { shares_tables: true, state: LaneState::Installed, ..Self::new(family) };
+        side.whole(endpoints);
+        side.present = Some(true);
+        side.stepped();
+        side
     }
 
     /// Takes in what it should hold.
@@ -114,19 +148,24 @@ impl Side {
     /// Takes in a change of that.
     pub(super) fn change(&mut self, endpoint: Endpoint, put: bool) {
         let Some(wanted) = &mut self.wanted else { return };
-        if put {
-            wanted.insert(endpoint);
-        } else {
-            wanted.remove(&endpoint);
-        }
-        if self.in_step {
+        let differs = if put { wanted.insert(endpoint) } else { wanted.remove(&endpoint) };
+        // What is taken back before the kernel was told is not told at all: to take out what was never put in would
+        // fail the transaction, and have everything listed and compared.
+        if self.in_step && differs && self.pending.remove(&endpoint).is_none() {
             self.pending.insert(endpoint, put);
         }
     }
 
-    /// What it should hold is not certain any more.
+    /// A Service has this address now: what is to be taken out there is taken out at once, whenever and for whatever
+    /// reason it was to go. Comes after the changes that it makes.
+    pub(super) fn claim(&mut self, addr: IpAddr) {
+        self.urgent |= self.pending.iter().any(|(endpoint, put)| !put && endpoint.addr == addr);
+    }
+
+    /// What it should hold is not certain any more. It ends at once, also where nobody knows what is there.
     pub(super) fn suspend(&mut self) {
         self.wanted = None;
+        self.ending = self.present != Some(false);
         self.lose_step();
         if self.state == LaneState::Installed {
             self.state = LaneState::Waiting;
@@ -147,6 +186,26 @@ impl Side {
 
     /// Brings the kernel in step. Whether anything was changed there.
     pub(super) fn turn(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<bool, LaneError> {
+        let ended = self.ending;
+        if ended {
+            self.end(channel, turn)?;
+        }
+        Ok(self.follow(channel, turn)? || ended)
+    }
+
+    /// Ends it, so that nothing passes by before it is renewed.
+    fn end(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<(), LaneError> {
+        match table::renew(channel, self.family, turn.name, Life::Over) {
+            // What is not there does not hold.
+            Err(error) if error.errno() != Some(libc::ENOENT) => return Err(error),
+            _ => {}
+        }
+        self.ending = false;
+        self.renewed = Some(0);
+        Ok(())
+    }
+
+    fn follow(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<bool, LaneError> {
         if turn.looking {
             let rules = kubeproxy::look(channel, self.family, &mut self.legacy)?;
             self.shares_tables = rules == Rules::IptablesNft;
@@ -205,6 +264,7 @@ impl Side {
 
     fn lose_step(&mut self) {
         self.in_step = false;
+        self.urgent = false;
         self.pending.clear();
     }
 
@@ -224,7 +284,7 @@ impl Side {
             changed = true;
         }
         self.looks += u32::from(turn.looking);
-        if self.in_step && turn.free && !self.pending.is_empty() {
+        if self.in_step && (turn.free || self.urgent) && !self.pending.is_empty() {
             let of = |put: bool| {
                 self.pending.iter().filter(move |(_, is)| **is == put).map(|(endpoint, _)| *endpoint)
             };
@@ -240,7 +300,7 @@ impl Side {
         if !self.in_step {
             self.compare(channel, turn)?;
             changed = true;
-        } else if compare && self.looks.is_multiple_of(COMPARE_EVERY) {
+        } else if compare && self.looks >= COMPARE_EVERY {
             let (put, taken) = self.compare(channel, turn)?;
             if put + taken > 0 {
                 turn.status.repaired();
@@ -258,6 +318,7 @@ impl Side {
     /// taken out.
     fn compare(&mut self, channel: &mut Channel, turn: &Turn<'_>) -> Result<(usize, usize), LaneError> {
         let (family, name) = (self.family, turn.name);
+        self.looks = 0;
         let (mut held, strange) = table::endpoints(channel, family, name)?;
         if strange > 0 {
             table::create(channel, family, name)?;
@@ -276,6 +337,7 @@ impl Side {
     }
 
     fn stepped(&mut self) {
+        self.urgent = false;
         self.pending.clear();
         self.in_step = true;
         self.held = self.wanted.as_ref().map_or(0, BTreeSet::len);
@@ -288,30 +350,34 @@ impl Side {
         if self.present != Some(true) {
             return Ok(false);
         }
-        let until = turn.lease.until;
+        let LeaseTime { until, term } = turn.lease.finite(boot_ns());
         let due = match (self.renewed, until) {
             // Nobody has said anything yet: an earlier agent's word holds.
             (None, 0) => false,
             (None, _) => true,
             (Some(renewed), 0) => renewed != 0,
-            // What is renewed all the time needs no look; what never lapses does.
-            (Some(u64::MAX), u64::MAX) => turn.looking && !table::is_alive(channel, self.family, turn.name)?,
             (Some(renewed), until) => {
                 let gained = until.abs_diff(renewed);
-                gained > 0 && (changing || (gained >= turn.lease.step() && turn.free))
+                let worth = gained >= LeaseTime { until, term }.step();
+                gained > 0 && (changing || (worth && turn.free))
+                    // What is renewed all the time needs no look; what is renewed every quarter of an hour does.
+                    || turn.lease.is_endless() && turn.looking && !table::is_alive(channel, self.family, turn.name)?
             }
         };
         if !due {
             return Ok(false);
         }
-        let life = match until {
-            u64::MAX => Life::Endless,
-            until => match until.checked_sub(boot_ns()) {
+        for _ in 0..SAYINGS {
+            let asked = boot_ns();
+            let life = match until.checked_sub(asked) {
                 Some(left) if left > 0 => Life::For(Duration::from_nanos(left)),
                 _ => Life::Over,
-            },
-        };
-        table::renew(channel, self.family, turn.name, life)?;
+            };
+            table::renew(channel, self.family, turn.name, life)?;
+            if !matches!(life, Life::For(_)) || boot_ns().saturating_sub(asked) < LATE_NS {
+                break;
+            }
+        }
         self.renewed = Some(until);
         Ok(true)
     }
@@ -327,5 +393,67 @@ impl Side {
             log::info!("express lane for {}: {what}", self.family);
         }
         self.told = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+
+    #[test]
+    fn what_is_taken_back_before_it_was_told_is_not_told() {
+        let endpoint = |port: u16| Endpoint { addr: [10u8, 0, 0, 1].into(), protocol: Protocol::Tcp, port };
+        let mut side = Side::settled(Family::V4, &[endpoint(1)]);
+        for (port, put) in [(2, true), (2, false), (1, false), (1, true)] {
+            side.change(endpoint(port), put);
+        }
+        assert!(!side.is_behind(), "{:?}", side.pending);
+        // Nor is what is said twice.
+        side.change(endpoint(1), true);
+        assert!(!side.is_behind(), "{:?}", side.pending);
+        for (port, put) in [(1, false), (2, true), (3, true), (3, false), (3, true)] {
+            side.change(endpoint(port), put);
+        }
+        let expect = BTreeMap::from([(endpoint(1), false), (endpoint(2), true), (endpoint(3), true)]);
+        assert_eq!(side.pending, expect);
+    }
+
+    #[test]
+    fn it_is_ended_although_nobody_knows_what_is_there() {
+        let mut side = Side::settled(Family::V4, &[]);
+        side.failed(&LaneError::Unstable { attempts: 5 });
+        assert!(!side.is_ending(), "an error alone does not end it: the lease does");
+        side.suspend();
+        assert!(side.is_ending());
+        // It fails again: it is still to be tried.
+        side.failed(&LaneError::Unstable { attempts: 5 });
+        assert!(side.is_ending());
+        // What is known to be gone need not be ended.
+        let mut side = Side::new(Family::V4);
+        side.present = Some(false);
+        side.suspend();
+        assert!(!side.is_ending());
+    }
+
+    #[test]
+    fn what_is_at_an_address_that_a_service_takes_does_not_wait() {
+        let endpoint =
+            |last: u8, port| Endpoint { addr: [10, 0, 0, last].into(), protocol: Protocol::Tcp, port };
+        let mut side = Side::settled(Family::V4, &[endpoint(1, 80), endpoint(2, 80), endpoint(2, 81)]);
+        side.claim(endpoint(2, 80).addr);
+        assert!(!side.is_urgent(), "nothing is to go");
+        side.change(endpoint(1, 80), false);
+        side.change(endpoint(3, 80), true);
+        side.claim(endpoint(3, 80).addr);
+        assert!(!side.is_urgent(), "it was not put in yet");
+        // It goes with its Service first, and while it waits, another Service takes its address.
+        side.change(endpoint(2, 81), false);
+        side.claim([10, 0, 0, 9].into());
+        assert!(!side.is_urgent());
+        side.claim(endpoint(2, 81).addr);
+        assert!(side.is_urgent());
+        side.stepped();
+        assert!(!side.is_urgent());
     }
 }

@@ -181,8 +181,6 @@ pub(super) enum Life {
     Over,
     /// For so long, to the millisecond; the kernel looks at its clock tick, of 1 to 10 ms, for each connection.
     For(Duration),
-    /// For ever.
-    Endless,
 }
 
 /// Says how long the rules hold from now on.
@@ -192,8 +190,7 @@ pub(super) fn renew(channel: &mut Channel, family: Family, name: &str, life: Lif
     batch.flush_set(name, ALIVE);
     let timeout = match life {
         Life::Over => return channel.commit(batch),
-        Life::For(time) => Some((time.as_millis() as u64).max(1)),
-        Life::Endless => None,
+        Life::For(time) => (time.as_millis() as u64).max(1),
     };
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         batch.add_element(name, ALIVE, &[protocol.number()], timeout);

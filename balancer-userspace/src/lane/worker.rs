@@ -2,7 +2,7 @@
 //!
 //! Every transaction in nf_tables makes an iptables that works on its own begin again (it finds another generation of
 //! the ruleset than it has read). So beside an iptables that works on nf_tables, changes are gathered, and what is not
-//! needed is left out.
+//! needed is left out. What is at an address that a Service has taken does not wait.
 
 use std::{
     sync::{
@@ -26,6 +26,9 @@ use crate::model::Family;
 const LOOK: Duration = Duration::from_secs(5);
 /// The longest pause between two transactions beside an iptables that works on nf_tables.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the lane holds at a time if the lease never lapses, in nanoseconds: an hour.
+const ENDLESS_TERM: u64 = 3600 * 1_000_000_000;
 
 /// Both families.
 pub(super) struct Worker {
@@ -58,6 +61,20 @@ impl LeaseTime {
     pub(super) const fn step(self) -> u64 {
         self.term / 5
     }
+
+    /// Whether it never lapses.
+    pub(super) const fn is_endless(self) -> bool {
+        self.until == u64::MAX
+    }
+
+    /// What the kernel is told of it: one that never lapses is renewed every hour, since nobody could end a lane whose
+    /// agent and pins are gone.
+    pub(super) const fn finite(self, now_ns: u64) -> Self {
+        match self.until {
+            u64::MAX => Self { until: now_ns.saturating_add(ENDLESS_TERM), term: ENDLESS_TERM },
+            _ => self,
+        }
+    }
 }
 
 impl Worker {
@@ -75,7 +92,8 @@ impl Worker {
         }
     }
 
-    /// Until nobody can tell it anything any more. The lane stays: it lapses by itself.
+    /// Until nobody can tell it anything any more; what was gathered until then is done at last. The lane stays: it
+    /// lapses by itself.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
             match commands.recv_timeout(self.wait()) {
@@ -84,7 +102,14 @@ impl Worker {
                     commands.try_iter().for_each(|command| self.take(command));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    if !self.removing && self.sides.iter().any(Side::is_behind) {
+                        // There is no later.
+                        self.changed = None;
+                        self.turn();
+                    }
+                    return;
+                }
             }
             self.turn();
         }
@@ -95,6 +120,7 @@ impl Worker {
         let now = Instant::now();
         let look = self.next_look.saturating_duration_since(now);
         match self.free_at() {
+            _ if self.sides.iter().any(Side::is_urgent) => Duration::ZERO,
             Some(free) if self.sides.iter().any(Side::is_behind) => {
                 look.min(free.saturating_duration_since(now))
             }
@@ -117,7 +143,10 @@ impl Worker {
             Command::Change(delta) => {
                 let removed = delta.removed.iter().map(|endpoint| (endpoint, false));
                 for (endpoint, put) in removed.chain(delta.added.iter().map(|endpoint| (endpoint, true))) {
-                    self.sides[usize::from(endpoint.family() == Family::V6)].change(*endpoint, put);
+                    self.side(endpoint.family()).change(*endpoint, put);
+                }
+                for addr in delta.claimed {
+                    self.side(Family::of(addr)).claim(addr);
                 }
             }
             Command::Renew { until, term } => self.lease = LeaseTime { until, term },
@@ -126,6 +155,14 @@ impl Worker {
                 self.sides.iter_mut().for_each(Side::suspend);
             }
             Command::Remove => self.removing = true,
+        }
+    }
+
+    const fn side(&mut self, family: Family) -> &mut Side {
+        let [v4, v6] = &mut self.sides;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
         }
     }
 
@@ -139,8 +176,8 @@ impl Worker {
         }
         let free = self.free_at().is_none_or(|free| Instant::now() >= free);
         for side in &mut self.sides {
-            // After an error nothing is tried before the next look, but to let it lapse.
-            if !looking && side.state() == LaneState::Refused && self.lease.until != 0 {
+            // After an error nothing is tried before the next look, but to end it.
+            if !looking && side.state() == LaneState::Refused && !side.is_ending() {
                 continue;
             }
             let channel = match &mut self.channel {
@@ -175,5 +212,49 @@ impl Worker {
         if let Err(error) = result {
             log::warn!("the express lane is left to lapse: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::{
+        lane::{Delta, Endpoint},
+        model::Protocol,
+    };
+
+    /// Beside an iptables on nf_tables, just after a transaction.
+    fn paused(v4: &[Endpoint]) -> Worker {
+        let (ended, _) = channel();
+        let mut worker = Worker::new("test".to_owned(), Arc::default(), ended);
+        worker.sides = [Side::settled(Family::V4, v4), Side::settled(Family::V6, &[])];
+        worker.next_look = Instant::now() + LOOK;
+        worker.changed = Some(Instant::now());
+        worker
+    }
+
+    #[test]
+    fn an_endless_lease_is_told_as_hours() {
+        let endless = LeaseTime { until: u64::MAX, term: 0 };
+        let told = endless.finite(7);
+        assert_eq!(told, LeaseTime { until: 7 + ENDLESS_TERM, term: ENDLESS_TERM });
+        assert_eq!(told.step(), ENDLESS_TERM / 5);
+        for other in [LeaseTime::default(), LeaseTime { until: 9, term: 5 }] {
+            assert_eq!(other.finite(7), other);
+        }
+    }
+
+    #[test]
+    fn changes_are_gathered_but_for_those_at_addresses_that_services_take() {
+        let endpoint =
+            |last: u8| Endpoint { addr: [10, 0, 0, last].into(), protocol: Protocol::Tcp, port: 80 };
+        let mut worker = paused(&[endpoint(1), endpoint(2)]);
+        worker.take(Command::Change(Delta { removed: vec![endpoint(1)], ..Delta::default() }));
+        assert!(worker.wait() > LOOK / 2, "{:?}", worker.wait());
+        let claimed = vec![endpoint(2).addr];
+        worker.take(Command::Change(Delta { removed: vec![endpoint(2)], claimed, ..Delta::default() }));
+        assert_eq!(worker.wait(), Duration::ZERO);
     }
 }

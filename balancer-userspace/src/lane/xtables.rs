@@ -20,6 +20,9 @@ const WINDOW: usize = 128 << 10;
 /// What lies behind it and is not to be written.
 const GUARD: usize = 64 << 10;
 
+/// How often a table is read that changes its size meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// What kube-proxy writes beside the jump to its rules.
 const COMMENT: &[u8] = b"kubernetes service portals";
 
@@ -80,7 +83,15 @@ impl Legacy {
             let found = entries(&socket, level, &info, |bytes| jumps_to_services(bytes, family))?;
             Ok((info, found))
         };
-        let seen = look().map_err(|source| LaneError::Legacy { source })?;
+        let mut result = look();
+        for _ in 1..ATTEMPTS {
+            // Replaced between the two questions.
+            if !result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN)) {
+                break;
+            }
+            result = look();
+        }
+        let seen = result.map_err(|source| LaneError::Legacy { source })?;
         self.seen = Some(seen);
         Ok(seen.1)
     }

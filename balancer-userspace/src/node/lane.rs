@@ -30,8 +30,21 @@ pub(super) fn detach(pins: &Pins, removal: Removal) -> Result<Vec<String>, Failu
         Ok(tables) => Ok(tables),
         // There are no pins: whoever is called next says so.
         Err(LaneError::Pins { .. }) => Ok(Vec::new()),
-        Err(error @ LaneError::Permission { .. }) => Err(Failure::new(Exit::NoPermission, error)),
-        Err(error) => Err(Failure::new(Exit::Failed, error)),
+        Err(error) => {
+            let exit = match error {
+                LaneError::Permission { .. } => Exit::NoPermission,
+                _ => Exit::Failed,
+            };
+            let name = lane::table_name(pins.root()).unwrap_or_else(|_| "balancer-…".to_owned());
+            let what = match removal {
+                Removal::DryRun => "an express lane cannot be looked for".to_owned(),
+                Removal::Act => format!(
+                    "an express lane, if there is one, is left to lapse (`nft delete table ip {name}` and `ip6 {name}` \
+                     remove it)"
+                ),
+            };
+            Err(Failure::new(exit, anyhow::Error::from(error).context(what)))
+        }
     }
 }
 
@@ -145,9 +158,9 @@ pub(super) fn explain(
     if snapshot.agent.lane(family).state != LaneState::Installed || !holds(&snapshot.agent) {
         return None;
     }
-    // In a pod's network namespace the node's table is not to be seen.
-    let found = lane::read(pins.root(), family).ok().flatten().filter(|found| found.alive);
-    let holds = |endpoint: &Endpoint| found.as_ref().is_none_or(|found| found.endpoints.contains(endpoint));
+    // In a pod's network namespace the node's table is not to be seen: which of them are in it is not known there.
+    let found = lane::read(pins.root(), family).ok().flatten().filter(|found| found.alive)?;
+    let holds = |endpoint: &Endpoint| found.endpoints.contains(endpoint);
     match verdict {
         Verdict::Rewrite(choice) => {
             let candidates = &choice.candidates;

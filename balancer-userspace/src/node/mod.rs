@@ -14,7 +14,7 @@ use crate::{
     cli::{
         agent::AgentArgs,
         exit::{Exit, Failure},
-        node::{DetachMode, Node, SelfProbe},
+        node::{DetachMode, Detachment, Node, SelfProbe},
     },
     datapath::{self, Access, Maps, Pins, Removal},
     model::Frontend,
@@ -73,7 +73,7 @@ impl Node for ThisNode {
         Ok(check::probe_here(&Pins::new(pins)))
     }
 
-    fn detach(&self, pins: &Path, mode: DetachMode) -> Result<DetachReport, Failure> {
+    fn detach(&self, pins: &Path, mode: DetachMode) -> Result<Detachment, Failure> {
         let pins = Pins::new(pins);
         // Held until all of it is gone, so that no agent starts meanwhile.
         let _lock = match mode {
@@ -96,14 +96,19 @@ impl Node for ThisNode {
             DetachMode::DryRun => Removal::DryRun,
             DetachMode::Remove | DetachMode::RemoveUnderAgent => Removal::Act,
         };
-        // First, for it is named after what is removed then.
-        let lane = lane::detach(&pins, removal)?;
+        // First, for it is named after what is removed then. It lapses by itself; the programs do not.
+        let lane = lane::detach(&pins, removal);
         let detached = datapath::detach(&pins, removal).map_err(failure)?;
+        let (lane, left) = match lane {
+            Ok(tables) => (tables, None),
+            Err(failure) => (Vec::new(), Some(failure)),
+        };
         let text = |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.display().to_string());
-        Ok(DetachReport {
+        let report = DetachReport {
             removed: lane.into_iter().chain(text(detached.removed)).collect(),
             kept: text(detached.kept).collect(),
-        })
+        };
+        Ok(Detachment { report, left })
     }
 }
 

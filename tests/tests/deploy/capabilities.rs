@@ -64,8 +64,13 @@ fn those_of_the_manifest_are_enough() {
     };
     assert_eq!(opened(&agent), 10, "translated and counted");
     // It sees that there are no rules to pass by, which takes looking at them.
-    let text = String::from_utf8(agent.cli(["check", "--no-probe"]).unwrap().stdout).unwrap();
-    assert!(text.contains("no iptables rules here"), "{text}");
+    // It is written down once a second.
+    let says = || String::from_utf8(agent.cli(["check", "--no-probe"]).unwrap().stdout).unwrap();
+    let seen = (0..30).any(|_| {
+        thread::sleep(Duration::from_millis(100));
+        says().contains("no iptables rules here")
+    });
+    assert!(seen, "{}", says());
     // The next version of it, with as little: it takes over.
     assert!(agent.terminate().unwrap().success());
     agent.spawn().unwrap();

@@ -1,12 +1,13 @@
 //! When the lane is there: it comes and goes with kube-proxy's rules, with the agent, and with the lease.
 
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use balancer_tests::agent::{Agent, AgentOptions};
-use balancer_userspace::model::Family;
+use balancer_tests::agent::{Agent, AgentOptions, binary};
+use balancer_userspace::{lane, model::Family};
 
 use super::rules::{
     FAMILIES, Tool, check, endpoints, found, no_portals, portals, run, wait_for_lane, wait_for_pods, walked,
@@ -146,7 +147,7 @@ fn an_agent_that_stands_still_lets_it_lapse_and_takes_it_again() {
 }
 
 #[test]
-fn an_endless_lease_keeps_it() {
+fn an_endless_lease_keeps_it_for_an_hour_at_a_time() {
     let set = Set::new(1);
     portals(&set.node, Tool::Nft);
     let mut agent = set.agent_with(&["--express-lane", "--lease", "0"]);
@@ -154,6 +155,13 @@ fn an_endless_lease_keeps_it() {
     agent.kill().unwrap();
     thread::sleep(Duration::from_millis(1500));
     wait_for_pods(&set, &pods(&set), PORT);
+    // An hour at a time, so that it ends although pins and agent are gone.
+    let name = lane::table_name(set.pins()).unwrap();
+    for family in ["ip", "ip6"] {
+        let alive = run(&set.node, &format!("nft list set {family} {name} alive"));
+        let hours = ["expires 59m", "expires 1h"].iter().any(|left| alive.contains(left));
+        assert!(alive.contains("tcp") && hours, "{alive}");
+    }
 }
 
 #[test]
@@ -178,6 +186,30 @@ fn detach_removes_it_at_once() {
     assert_eq!(listed("removed", &done), 2, "{done:#}");
     let tables = run(&set.node, "nft list tables");
     assert!(tables.contains("balancer-theirs") && tables.matches("balancer").count() == 1, "{tables}");
+}
+
+#[test]
+fn detach_removes_the_programs_where_it_cannot_remove_the_lane() {
+    let set = Set::new(1);
+    portals(&set.node, Tool::Nft);
+    let mut agent = with_lease(&set, 2);
+    wait_for_pods(&set, &pods(&set), PORT);
+    agent.terminate().unwrap();
+    let name = lane::table_name(set.pins()).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-net_admin,-sys_admin"]).arg(binary().unwrap());
+    command.arg("--pins").arg(set.pins()).arg("detach");
+    let output = set.node.host().output(command).unwrap();
+    let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert!(
+        error.contains("CAP_NET_ADMIN") && error.contains(&format!("nft delete table ip {name}")),
+        "{error}"
+    );
+    assert!(out.contains("links/") && !out.contains("table ip"), "{out}");
+    assert!(!set.pins().exists(), "the pins are there");
+    // It lapses by itself.
+    wait_for("it lapses", || !run(&set.node, &format!("nft list set ip {name} alive")).contains("expires"));
 }
 
 #[test]

@@ -2,5 +2,6 @@
 
 mod life;
 mod net;
+mod pace;
 mod rules;
 mod tables;

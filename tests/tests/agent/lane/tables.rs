@@ -89,6 +89,19 @@ fn no_address_of_a_service_is_in_it() {
 }
 
 #[test]
+fn ranges_confine_it() {
+    let set = Set::new(3);
+    portals(&set.node, Tool::Nft);
+    let one = set.pods[1].v4(PORT);
+    let range = format!("{}/32", one.ip());
+    let agent = set.agent_with(&["--express-lane", "--lease", "4s", "--express-lane-cidr", &range]);
+    wait_for_lane(&set, Family::V4, &endpoints([one]));
+    wait_for_lane(&set, Family::V6, &endpoints([]));
+    wait_for("the agent says so", || check(&agent).1.contains("IPv4: 1 endpoints"));
+    assert_eq!(check(&agent).0, "ok", "{:?}", check(&agent));
+}
+
+#[test]
 fn protocols_are_told_apart() {
     let set = Set::new(1);
     portals(&set.node, Tool::Nft);
@@ -153,6 +166,7 @@ fn nft_shows_what_it_is() {
                 "meta l4proto @alive {family} daddr . meta l4proto . th dport @endpoints fib daddr type != local dnat to {family} daddr"
             ),
             "comment \"balancer express lane",
+            "expires",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
