@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 const STRIDE: u32 = 90_547;
 
 /// Where a node's tie order starts: FNV-1a of its name without the number at its end, halved, plus that number times
-/// [`STRIDE`] (a last letter that stands alone counts as one), both of the name's first part, before a domain; an IPv4 address
+/// `STRIDE` (a last letter that stands alone counts as one), both of the name's first part, before a domain; an IPv4 address
 /// is a number as a whole. Nodes that are numbered, as most are, thus start at one distance from each other, and two neighbours,
 /// as long as both have made equally many connects, never at the same of several backends (save for multiples of the stride);
 /// others start anywhere.

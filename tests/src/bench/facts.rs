@@ -77,8 +77,10 @@ impl Facts {
     /// One line for people.
     pub fn line(&self) -> String {
         let governor = self.governor.as_deref().unwrap_or("unknown");
+        // Of what was interrupted it is not known.
+        let load_after = if self.load_after.is_empty() { "?" } else { &self.load_after };
         format!(
-            "Linux {} {}, {} CPUs ({}{}), governor {governor}, {} MiB, JIT {}, load {} -> {}, {} build",
+            "Linux {} {}, {} CPUs ({}{}), governor {governor}, {} MiB, JIT {}, load {} -> {load_after}, {} build",
             self.kernel,
             self.architecture,
             self.cpus,
@@ -87,7 +89,6 @@ impl Facts {
             self.memory_mib,
             self.jit.as_deref().unwrap_or("unknown"),
             self.load_before,
-            self.load_after,
             self.build,
         )
     }
