@@ -81,7 +81,7 @@ pub struct Outcome {
     pub ready_ms: f64,
     /// Processor time of the agent per second.
     pub cores: f64,
-    /// Processor time of the agent for a change, in microseconds: of [`PARTS`] parts of the time.
+    /// Processor time of the agent for a change, in microseconds: of `PARTS` parts of the time.
     pub cpu_us_per_change: Spread,
     /// Most resident memory of the agent, in MiB.
     pub rss_mib: f64,

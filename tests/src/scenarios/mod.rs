@@ -5,7 +5,7 @@
 //! - [`run`]: plays one, on a [`stage`], with the [`process`]es of clients and servers;
 //! - [`simulation`]: many nodes, with the selection code and without sockets;
 //! - [`outcome`]: what a run leaves; [`measures`]: how even that is, and how sure one can be of it;
-//! - [`report`]: all of it in one file, as tables ([`rows`], [`markdown`], [`text`]) and pictures ([`plot`]).
+//! - [`report`]: all of it in one file, as tables (`rows`, `markdown`, `text`) and pictures ([`plot`]).
 
 #[cfg(test)]
 mod fixture;

@@ -1,7 +1,7 @@
 //! Scenarios as pictures: SVG on white, with text as text.
 //!
-//! - [`over_time`]: connections per backend over time, a panel for each arm;
-//! - [`by_nodes`]: a simulated scenario: max/mean by number of nodes, a panel for each number of connections.
+//! - `over_time`: connections per backend over time, a panel for each arm;
+//! - `by_nodes`: a simulated scenario: max/mean by number of nodes, a panel for each number of connections.
 
 use std::{error::Error, ops::Range};
 

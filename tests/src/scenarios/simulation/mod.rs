@@ -1,6 +1,6 @@
 //! Many nodes, each of which counts its own connections only: how even is the sum?
 //!
-//! Every node runs the selection code of the eBPF programs ([`node`]) on tables of its own, from the tie order that the
+//! Every node runs the selection code of the eBPF programs (`node`) on tables of its own, from the tie order that the
 //! agent gives it ([`node_offset`]). No sockets: a choice among backends that are well depends on nothing that they
 //! would add.
 //!
