@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
-/// What is begun with: the fullest backend holds so much more than the mean.
-pub const BEGIN: f64 = 1.2;
-/// What is ended with.
-pub const END: f64 = 1.1;
+/// What is begun with: the fullest backend holds so much more than the mean. Above it nothing stays that can be helped.
+pub const BEGIN: f64 = 1.1;
+/// What is ended with: lower, so that it is not begun again for the next connection.
+pub const END: f64 = 1.05;
 /// By how many connections the fullest must be above its even share, at least, to begin.
 pub const LEAST_EXCESS: f64 = 2.0;
 /// How long endpoints must have been as they are, in nanoseconds.
@@ -184,8 +184,11 @@ mod tests {
         use Motion::{Moving, Still};
         check(Still, &[20, 20, 20, 0, 0, 0], &[], Moving, &[(0, 10), (1, 10), (2, 10)]);
         check(Moving, &[12, 11, 11, 9, 9, 8], &[], Moving, &[(0, 2), (1, 1), (2, 1)]);
-        check(Moving, &[11, 11, 11, 9, 9, 9], &[], Still, &[]);
-        check(Still, &[12, 10, 10, 10, 9, 9], &[], Still, &[]);
+        check(Moving, &[11, 11, 11, 9, 9, 9], &[], Moving, &[(0, 1), (1, 1), (2, 1)]);
+        check(Moving, &[21, 21, 21, 19, 19, 19], &[], Still, &[]);
+        check(Still, &[11, 11, 11, 9, 9, 9], &[], Still, &[]);
+        check(Still, &[12, 10, 10, 10, 9, 9], &[], Moving, &[(0, 2)]);
+        check(Still, &[110, 100, 90], &[], Still, &[]);
         check(Still, &[150, 150, 0], &[], Moving, &[(0, 50), (1, 50)]);
         // Two of five are as even as it gets, near enough.
         check(Still, &[2, 2, 1], &[], Still, &[]);
