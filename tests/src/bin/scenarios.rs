@@ -130,6 +130,7 @@ fn play(args: &Args) -> Result<()> {
     for other in merged {
         report.merge(other)?;
     }
+    report.outcomes.sort_by_key(|outcome| names.iter().position(|(name, _)| *name == outcome.name));
     write(args, &report)?;
     print!("{}", report.text());
     println!("\nTables, plots and results.json are in {}", args.out.display());
