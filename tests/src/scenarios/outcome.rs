@@ -40,7 +40,7 @@ pub struct Sample {
 pub struct Run {
     /// What everything random in it was drawn from.
     pub seed: u64,
-    /// Open connections at the end, by backend that is to be used then.
+    /// Open connections at the end, by backend that is to be used then; none where connections are not kept.
     pub connections: Vec<u64>,
     /// Requests that were answered from the last change of backends to the end, by backend.
     pub requests: Vec<u64>,

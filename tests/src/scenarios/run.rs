@@ -219,7 +219,9 @@ impl Player {
             add(&mut report, client.end()?);
         }
         let last = self.samples.last().context("nothing was counted")?;
-        let connections: Vec<u64> = ready.iter().map(|server| last.open[*server].into()).collect();
+        // What short connections leave open at some moment says nothing.
+        let kept = if scenario.connections() == 0 { &[][..] } else { ready };
+        let connections: Vec<u64> = kept.iter().map(|server| last.open[*server].into()).collect();
         let requests = ready
             .iter()
             .map(|server| timeline.after[*server].requests[index] - timeline.before[*server].requests[index])
@@ -273,7 +275,7 @@ fn add(sum: &mut ClientReport, report: ClientReport) {
 /// Figures that only some scenarios have.
 fn extra(scenario: &Scenario, connections: &[u64], report: &ClientReport) -> BTreeMap<String, f64> {
     let mut extra = BTreeMap::new();
-    if usize::try_from(scenario.connections()).is_ok_and(|count| count < connections.len()) {
+    if usize::try_from(scenario.connections()).is_ok_and(|count| (2..connections.len()).contains(&count)) {
         // Each could have had a server of its own.
         let collisions: u64 = connections.iter().map(|count| count.saturating_sub(1)).sum();
         extra.insert("collisions".into(), collisions as f64);
