@@ -63,13 +63,16 @@ struct Worker {
     out: BufWriter<io::Stdout>,
 }
 
+/// Where the unconnected sockets are bound, by family.
+const ANY: [&str; 2] = ["0.0.0.0:0", "[::]:0"];
+
 /// Works until standard input ends.
 pub fn run() -> Result<()> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).context("stdin")?;
     let plan: Plan = serde_json::from_str(&line).with_context(|| format!("plan {line}"))?;
     let maps = Maps::open(&Pins::new(&plan.pins), Access::Read).context("tables")?;
-    let datagrams = [dialling::datagram_socket("0.0.0.0:0")?, dialling::datagram_socket("[::]:0")?];
+    let datagrams = [dialling::datagram_socket(ANY[0])?, dialling::datagram_socket(ANY[1])?];
     let dice = fastrand::Rng::with_seed(plan.seed);
     let out = BufWriter::new(io::stdout());
     let mut worker = Worker { plan, maps, dice, held: Vec::new(), datagrams, out };
@@ -102,8 +105,7 @@ impl Worker {
                 Order::Pause => paused = true,
                 Order::Drop => {
                     self.held.clear();
-                    let family = ["0.0.0.0:0", "[::]:0"];
-                    for (socket, address) in self.datagrams.iter_mut().zip(family) {
+                    for (socket, address) in self.datagrams.iter_mut().zip(ANY) {
                         *socket = dialling::datagram_socket(address)?;
                     }
                 }
@@ -268,6 +270,11 @@ impl Worker {
         let outcome = dialling::exchange(socket, addr);
         let chosen = dialling::flow(&self.maps, socket, addr, begun)?;
         let ended = boot_ns();
+        if outcome.is_err() {
+            // As a resolver does: an answer that is late is not one to the next question.
+            let (family, address) = if addr.is_ipv6() { (1, ANY[1]) } else { (0, ANY[0]) };
+            self.datagrams[family] = dialling::datagram_socket(address)?;
+        }
         let (failed, answered, peer) = match outcome {
             Ok((at, from)) => (None, Some(at), (from != addr).then_some(from)),
             Err((step, how)) => (Some((step, how)), None, None),
