@@ -12,7 +12,7 @@ use super::{
         simulation::{self, Point},
         words::arm_name,
     },
-    Area, Axis, COLUMNS, Drawn, FAINT, HEIGHT, INK, TITLE, WIDTH, bold, font, legend_entry, line_style,
+    Area, Axis, COLUMNS, Drawn, HEIGHT, INK, Side, TITLE, WIDTH, bold, font, frame, legend_entry, line_style,
     ticks,
 };
 
@@ -88,26 +88,11 @@ fn panel(area: &Area<'_>, k: u64, curves: &[(Arm, Curve)], best: &[(f64, f64)]) 
     let digits = if top < 1.2 { 2 } else { 1 };
     let nodes = Axis { range: 0.0..right, marks: best.iter().map(|&(x, _)| x).collect() };
     let evenness = Axis { range: low..top, marks };
-    let mut chart = ChartBuilder::on(&plot)
-        .margin_left(6)
-        .margin_right(14)
-        .margin_bottom(4)
-        .margin_top(4)
-        .x_label_area_size(34)
-        .y_label_area_size(44)
-        .build_cartesian_2d(nodes, evenness)?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(FAINT)
-        .axis_style(INK)
-        .label_style(font(11.0))
-        .axis_desc_style(font(11.0))
-        .x_desc("nodes")
-        .y_desc("max/mean")
-        .x_label_formatter(&|exponent| format!("{:.0}", exponent.exp2()))
-        .y_label_formatter(&|value| format!("{value:.digits$}"))
-        .draw()?;
+    let mut chart = frame(
+        &plot,
+        Side { axis: nodes, what: "nodes", label: &|exponent| format!("{:.0}", exponent.exp2()) },
+        Side { axis: evenness, what: "max/mean", label: &|value| format!("{value:.digits$}") },
+    )?;
     for (arm, curve) in curves {
         let style = line_of(*arm, 1);
         let up = curve.iter().map(|&(x, _, (_, high))| (x, high));

@@ -175,6 +175,43 @@ impl Ranged for Axis {
     }
 }
 
+/// One side of a panel.
+struct Side<'l> {
+    axis: Axis,
+    what: &'l str,
+    /// What stands at a mark.
+    label: &'l dyn Fn(&f64) -> String,
+}
+
+/// Draws a panel's grid, axes and their titles; lines go into what it returns.
+fn frame<'a>(
+    plot: &Area<'a>,
+    x: Side<'_>,
+    y: Side<'_>,
+) -> Drawn<ChartContext<'a, SVGBackend<'a>, Cartesian2d<Axis, Axis>>> {
+    let mut chart = ChartBuilder::on(plot)
+        .margin_left(6)
+        .margin_right(14)
+        .margin_bottom(4)
+        .margin_top(4)
+        .x_label_area_size(34)
+        .y_label_area_size(44)
+        .build_cartesian_2d(x.axis, y.axis)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(FAINT)
+        .axis_style(INK)
+        .label_style(font(11.0))
+        .axis_desc_style(font(11.0))
+        .x_desc(x.what)
+        .y_desc(y.what)
+        .x_label_formatter(x.label)
+        .y_label_formatter(y.label)
+        .draw()?;
+    Ok(chart)
+}
+
 /// Round numbers from `low` to `high`, about `count` of them, never closer than `least`.
 fn ticks(low: f64, high: f64, count: usize, least: f64) -> Vec<f64> {
     let rough = ((high - low) / count.max(1) as f64).max(f64::MIN_POSITIVE);

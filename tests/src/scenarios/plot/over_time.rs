@@ -7,7 +7,7 @@ use super::{
         outcome::{Arm, Outcome, Run},
         words::arm_name,
     },
-    Area, Axis, COLUMNS, Drawn, FAINT, HEIGHT, INK, MEAN, TITLE, WIDTH, bold, font, legend_entry, line_style,
+    Area, Axis, COLUMNS, Drawn, HEIGHT, MEAN, Side, TITLE, WIDTH, bold, frame, legend_entry, line_style,
     plotted, ticks, width_of,
 };
 
@@ -96,26 +96,11 @@ fn panel(area: &Area<'_>, title: &str, run: &Run, axes: &Axes) -> Drawn {
     // Room below for the lines at 0 that are moved down.
     let low = -apart * (axes.backends as f64 / 2.0 + 1.0);
     let y = Axis { range: low..axes.most, marks: ticks(0.0, axes.most, 4, 1.0) };
-    let mut chart = ChartBuilder::on(&plot)
-        .margin_left(6)
-        .margin_right(14)
-        .margin_bottom(4)
-        .margin_top(4)
-        .x_label_area_size(34)
-        .y_label_area_size(44)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(FAINT)
-        .axis_style(INK)
-        .label_style(font(11.0))
-        .axis_desc_style(font(11.0))
-        .x_desc("seconds")
-        .y_desc("open connections")
-        .x_label_formatter(&|seconds| format!("{seconds}"))
-        .y_label_formatter(&|open| format!("{open:.0}"))
-        .draw()?;
+    let mut chart = frame(
+        &plot,
+        Side { axis: x, what: "seconds", label: &|seconds| format!("{seconds}") },
+        Side { axis: y, what: "open connections", label: &|open| format!("{open:.0}") },
+    )?;
     // Servers that are to be used in the end: who carries the rest once a change is done.
     let used = run.connections.len().max(1) as f64;
     let mean = run.samples.iter().map(|sample| {
