@@ -15,7 +15,8 @@ use balancer_tests::{
         outcome::{Arm, Cell},
         process,
         report::{Origin, Report},
-        run, simulation,
+        run,
+        simulation::Simulation,
     },
     topology::{interrupted, on_signals},
 };
@@ -97,8 +98,7 @@ fn main() -> ExitCode {
 /// All names and titles, simulated ones last.
 fn names() -> Vec<(String, String)> {
     let run = list::all().into_iter().map(|scenario| (scenario.name.to_owned(), scenario.title.to_owned()));
-    let simulated = simulation::outcomes(&[1]).into_iter().map(|outcome| (outcome.name, outcome.title));
-    run.chain(simulated).collect()
+    run.chain(Simulation::all().map(|simulation| (simulation.name(), simulation.title()))).collect()
 }
 
 fn play(args: &Args) -> Result<()> {
@@ -120,11 +120,12 @@ fn play(args: &Args) -> Result<()> {
     for scenario in list::all().into_iter().filter(|scenario| wanted(scenario.name)) {
         let outcome = run::play(&scenario, &arms, args.seeds, &|what| eprintln!("scenarios: {what}"));
         report.put(outcome.with_context(|| scenario.name)?, &origin);
+        report.keep_plotted_samples();
         // What has been played is not lost with what comes.
         write(args, &report)?;
     }
-    for outcome in simulation::outcomes(&seeds).into_iter().filter(|outcome| wanted(&outcome.name)) {
-        report.put(outcome, &origin);
+    for simulation in Simulation::all().filter(|simulation| wanted(&simulation.name())) {
+        report.put(simulation.play(&seeds), &origin);
     }
     report.origin.machine.finish();
     for other in merged {

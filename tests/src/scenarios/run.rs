@@ -20,9 +20,6 @@ use crate::{agent::Agent, bench::numbers::percentile, topology::interrupted};
 /// How often connections are counted.
 const SAMPLE: Duration = Duration::from_millis(500);
 
-/// The seed whose course is kept, to be drawn: those of all would be hundreds of megabytes.
-const DRAWN: u64 = 1;
-
 /// Connections are spread well enough.
 pub const EVEN: f64 = 1.1;
 
@@ -57,10 +54,7 @@ pub fn play(scenario: &Scenario, arms: &[Arm], seeds: u64, say: &dyn Fn(&str)) -
                 None => here.push(*arm),
             }
         }
-        for (arm, mut run) in batch_of(scenario, &stage, &here, batch)? {
-            if run.seed != DRAWN {
-                run.samples.clear();
-            }
+        for (arm, run) in batch_of(scenario, &stage, &here, batch)? {
             match cells.entry(arm).or_insert_with(|| Cell::Ran(Vec::new())) {
                 Cell::Ran(runs) => runs.push(run),
                 Cell::NotRun(why) => bail!("{arm:?} ran although {why}"),

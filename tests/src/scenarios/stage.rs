@@ -178,20 +178,23 @@ impl Stage {
     fn virtual_servers(&self, runs: &[Key], ready: &[usize]) -> Result<()> {
         let netns = self.topology.host().netns();
         let with = |run: &Key| {
-            let scheduler = scheduler(run.arm)?;
-            Some((scheduler, Service { address: run.service(), endpoints: self.addresses(*run, ready) }))
+            let service = Service { address: run.service(), endpoints: self.addresses(*run, ready) };
+            Some((*run, scheduler(run.arm)?, service))
         };
-        let services: Vec<(Scheduler, Service)> = runs.iter().filter_map(with).collect();
+        let services: Vec<(Key, Scheduler, Service)> = runs.iter().filter_map(with).collect();
         if services.is_empty() {
             return Ok(());
         }
-        let before = self.used.replace(Some(ready.to_vec()));
-        let Some(before) = before else { return ipvs::install(netns, &services) };
-        for run in runs.iter().filter(|run| scheduler(run.arm).is_some()) {
-            let service = Service { address: run.service(), endpoints: self.addresses(*run, ready) };
-            ipvs::change(netns, &service, &self.addresses(*run, &before))?;
+        match self.used.replace(Some(ready.to_vec())) {
+            None => {
+                let services: Vec<_> =
+                    services.into_iter().map(|(_, scheduler, service)| (scheduler, service)).collect();
+                ipvs::install(netns, &services)
+            }
+            Some(before) => services.iter().try_for_each(|(run, _, service)| {
+                ipvs::change(netns, service, &self.addresses(*run, &before))
+            }),
         }
-        Ok(())
     }
 
     /// Addresses of servers, for one run.

@@ -65,12 +65,54 @@ enum Chooser {
     Balancer(Names),
 }
 
-/// All simulated scenarios.
-pub fn outcomes(seeds: &[u64]) -> Vec<Outcome> {
-    let sizes = BACKENDS
-        .into_iter()
-        .flat_map(|backends| [Names::Numbered, Names::Random].map(|names| by_size(backends, names, seeds)));
-    sizes.chain([two_nodes()]).collect()
+/// A simulated scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Simulation {
+    /// [`by_size`], of so many backends.
+    BySize(u32, Names),
+    /// [`two_nodes`].
+    TwoNodes,
+}
+
+impl Simulation {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let sizes = BACKENDS
+            .into_iter()
+            .flat_map(|backends| [Names::Numbered, Names::Random].map(|names| Self::BySize(backends, names)));
+        sizes.chain([Self::TwoNodes])
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> String {
+        match self {
+            Self::BySize(backends, Names::Numbered) => format!("nodes-{backends}"),
+            Self::BySize(backends, Names::Random) => format!("nodes-{backends}-random-names"),
+            Self::TwoNodes => "two-nodes".into(),
+        }
+    }
+
+    /// One line: the situation.
+    pub fn title(self) -> String {
+        match self {
+            Self::BySize(backends, names) => {
+                let called = match names {
+                    Names::Numbered => "numbered nodes",
+                    Names::Random => "nodes with random names",
+                };
+                format!("1 to 32 {called}, 1 to 100 connections each, to {backends} servers")
+            }
+            Self::TwoNodes => "2 nodes with one connection each to 5 servers".into(),
+        }
+    }
+
+    /// Simulates it.
+    pub fn play(self, seeds: &[u64]) -> Outcome {
+        match self {
+            Self::BySize(backends, names) => by_size(backends, names, seeds),
+            Self::TwoNodes => two_nodes(),
+        }
+    }
 }
 
 /// Clusters of every size in front of so many backends.
@@ -83,19 +125,16 @@ pub fn by_size(backends: u32, names: Names, seeds: &[u64]) -> Outcome {
             .flat_map(|&point| seeds.iter().map(move |&seed| run(chooser, point, backends, seed)));
         Cell::Ran(runs.collect())
     };
-    let (suffix, called, begins) = match names {
-        Names::Numbered => (
-            "",
-            "numbered nodes",
-            "balancer begins at a fixed distance from the node before, so that as many neighbours as there are servers begin at each of them once.",
-        ),
-        Names::Random => {
-            ("-random-names", "nodes with random names", "balancer begins where the node's name hashes to.")
+    let begins = match names {
+        Names::Numbered => {
+            "balancer begins at a fixed distance from the node before, so that as many neighbours as there are servers begin at each of them once."
         }
+        Names::Random => "balancer begins where the node's name hashes to.",
     };
+    let simulation = Simulation::BySize(backends, names);
     Outcome {
-        name: format!("nodes-{backends}{suffix}"),
-        title: format!("1 to 32 {called}, 1 to 100 connections each, to {backends} servers"),
+        name: simulation.name(),
+        title: simulation.title(),
         story: format!(
             "Every node chooses for its own connections, and knows of no other node's. With many connections per node \
              each node is even by itself, and so is the sum. With few, all depends on where nodes begin: at \
@@ -127,8 +166,8 @@ pub fn two_nodes() -> Outcome {
         Cell::Ran(runs.collect())
     };
     Outcome {
-        name: "two-nodes".into(),
-        title: "2 nodes with one connection each to 5 servers".into(),
+        name: Simulation::TwoNodes.name(),
+        title: Simulation::TwoNodes.title(),
         story: format!(
             "Over {PAIRS} pairs of nodes. On one node, connections never meet on a server while another is free. \
              Two nodes know nothing of each other. If they are numbered one after the other, and have connected equally \
