@@ -13,6 +13,7 @@
 //! - [`clients`]: whether moving idle connections hurts a request, with real client libraries;
 //! - [`scenarios`]: known situations, in every arm;
 //! - [`soak`]: everything at random, and what must hold meanwhile;
+//! - [`program`]: the demo, the benchmark and the like, run from outside;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
@@ -24,6 +25,7 @@ pub mod kernel;
 pub mod kubeproxy;
 pub mod manifests;
 pub mod peer;
+pub mod program;
 pub mod scenarios;
 pub mod soak;
 pub mod topology;

@@ -3,17 +3,12 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     thread,
     time::Duration,
 };
 
-use balancer_tests::{
-    agent,
-    kernel::require_kernel,
-    topology::{Scratch, remains_of},
-};
-use rustix::process::{Pid, Signal, kill_process};
+use balancer_tests::{program, topology::Scratch};
 use serde_json::Value;
 
 #[test]
@@ -56,7 +51,7 @@ fn an_interrupt_leaves_nothing() {
     let arguments = ["--mechanism", "ss-kill-ungated", "--only", "node-http", "--moves", "1000"];
     let (status, _, remains) = run(&arguments, |suite| {
         thread::sleep(Duration::from_secs(4));
-        kill_process(Pid::from_child(suite), Signal::INT).unwrap();
+        program::interrupt(suite).unwrap();
     });
     assert_eq!(status.code(), Some(130));
     assert_eq!(remains, Vec::<PathBuf>::new());
@@ -65,14 +60,11 @@ fn an_interrupt_leaves_nothing() {
 /// Runs the suite to its end: its exit status, what it wrote as JSON, and what of its making is still there. `meanwhile` runs
 /// once it has begun.
 fn run(arguments: &[&str], meanwhile: impl FnOnce(&Child)) -> (ExitStatus, Value, Vec<PathBuf>) {
-    require_kernel();
     let scratch = Scratch::files().unwrap();
     let json = scratch.path().join("results.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_clients"));
-    command.env("BALANCER_BIN", agent::binary().unwrap()).args(arguments).arg("--json").arg(&json);
-    let mut suite = command.stdin(Stdio::null()).spawn().unwrap();
-    meanwhile(&suite);
-    let status = suite.wait().unwrap();
+    command.args(arguments).arg("--json").arg(&json);
+    let (status, remains) = program::run(command, meanwhile).unwrap();
     let results = fs::read(&json).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
-    (status, results, remains_of(suite.id()).unwrap())
+    (status, results, remains)
 }

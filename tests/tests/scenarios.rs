@@ -9,15 +9,13 @@ use std::{
 };
 
 use balancer_tests::{
-    agent,
-    kernel::require_kernel,
+    program,
     scenarios::{
         outcome::{Arm, Cell, Run},
         report::Report,
     },
-    topology::{Scratch, remains_of},
+    topology::Scratch,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 /// Enough for chance to show, and no more.
 const SEEDS: &str = "4";
@@ -68,7 +66,7 @@ fn a_server_that_refuses_is_left_to_chance_or_not() {
 fn an_interrupt_leaves_nothing() {
     let (status, _, remains) = play(&["--only", "scale-up", "--seeds", "1"], |child| {
         thread::sleep(Duration::from_secs(6));
-        kill_process(Pid::from_child(child), Signal::INT).unwrap();
+        program::interrupt(child).unwrap();
     });
     assert_eq!(status.code(), Some(130));
     assert_eq!(remains, Vec::<PathBuf>::new());
@@ -82,22 +80,12 @@ fn an_unknown_name_is_refused_before_anything_is_made() {
 
 /// Runs the program, and does something meanwhile: how it ended, its report, and what it left behind.
 fn play(arguments: &[&str], meanwhile: impl FnOnce(&Child)) -> (ExitStatus, Option<Report>, Vec<PathBuf>) {
-    require_kernel();
     let out = Scratch::files().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_scenarios"))
-        .args(arguments)
-        .arg("--out")
-        .arg(out.path())
-        .env("BALANCER_BIN", agent::binary().unwrap())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pid = child.id();
-    meanwhile(&child);
-    let status = child.wait().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scenarios"));
+    command.args(arguments).arg("--out").arg(out.path()).stdout(Stdio::null());
+    let (status, remains) = program::run(command, meanwhile).unwrap();
     let report = fs::read_to_string(out.path().join("results.json"));
-    (status, report.ok().map(|text| Report::read(&text).unwrap()), remains_of(pid).unwrap())
+    (status, report.ok().map(|text| Report::read(&text).unwrap()), remains)
 }
 
 /// What an arm did.

@@ -3,17 +3,12 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     thread,
     time::Duration,
 };
 
-use balancer_tests::{
-    agent,
-    kernel::require_kernel,
-    topology::{Scratch, remains_of},
-};
-use rustix::process::{Pid, Signal, kill_process};
+use balancer_tests::{program, topology::Scratch};
 use serde_json::Value;
 
 #[test]
@@ -62,7 +57,7 @@ fn an_id_that_is_never_freed() {
 fn an_interrupt_leaves_nothing() {
     let interrupt = |child: &Child| {
         thread::sleep(Duration::from_secs(8));
-        kill_process(Pid::from_child(child), Signal::INT).unwrap();
+        program::interrupt(child).unwrap();
     };
     let run = run(&["--minutes", "5"], interrupt);
     assert_eq!(run.status.code(), Some(130), "{}", run.text);
@@ -93,17 +88,14 @@ struct Run {
 /// Runs the soak to its end.
 #[track_caller]
 fn run(arguments: &[&str], meanwhile: impl FnOnce(&Child)) -> Run {
-    require_kernel();
     let scratch = Scratch::files().unwrap();
     let (json, text) = (scratch.path().join("json"), scratch.path().join("text"));
     let out = fs::File::create(&text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_soak"));
-    command.env("BALANCER_BIN", agent::binary().unwrap()).stdin(Stdio::null());
     command.stdout(out.try_clone().unwrap()).stderr(out);
-    let mut child = command.args(arguments).arg("--json").arg(&json).spawn().unwrap();
-    meanwhile(&child);
-    let status = child.wait().unwrap();
+    command.args(arguments).arg("--json").arg(&json);
+    let (status, left) = program::run(command, meanwhile).unwrap();
     let text = fs::read_to_string(&text).unwrap();
     let json = fs::read(&json).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
-    Run { status, text, json, left: remains_of(child.id()).unwrap() }
+    Run { status, text, json, left }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use balancer_tests::{
     agent::{Agent, binary},
+    peer::Client,
     topology::service_v4,
 };
 
@@ -117,6 +118,16 @@ fn none_of_them_can_be_left_out() {
     }
 }
 
+/// A client that holds a connection which has gone back and forth often enough to be moved.
+fn holding_one(node: &Node) -> Client {
+    let client = node.client.client().unwrap();
+    client.hold(1, Node::frontend()).unwrap();
+    for _ in 0..6 {
+        assert!(client.ask_held().unwrap().failures.is_empty());
+    }
+    client
+}
+
 /// With those of the overlay an idle connection of a pod is moved; without them it is left alone.
 #[test]
 fn what_the_overlay_adds_reaches_the_sockets_of_pods() {
@@ -132,11 +143,7 @@ fn what_the_overlay_adds_reaches_the_sockets_of_pods() {
         let mut agent = node.agent(&with(&of(kustomization)));
         agent.spawn().unwrap();
         agent.wait_ready().unwrap();
-        let client = node.client.client().unwrap();
-        client.hold(1, Node::frontend()).unwrap();
-        for _ in 0..6 {
-            assert!(client.ask_held().unwrap().failures.is_empty());
-        }
+        let client = holding_one(&node);
         thread::sleep(Duration::from_millis(400));
         let document = agent.json(["rebalance", "now", "shop/web", "--max", "1"]).unwrap();
         assert_eq!(document["items"][0]["moved"], expect, "{kustomization}: {document}");
@@ -163,11 +170,7 @@ fn none_of_those_of_the_overlay_can_be_left_out() {
         let mut agent = node.agent(&with(&rest));
         agent.spawn().unwrap();
         agent.wait_ready().unwrap();
-        let client = node.client.client().unwrap();
-        client.hold(1, Node::frontend()).unwrap();
-        for _ in 0..6 {
-            assert!(client.ask_held().unwrap().failures.is_empty());
-        }
+        let client = holding_one(&node);
         let status = || agent.json(["rebalance", "status", "shop/web"]).unwrap()["items"][0].clone();
         let offered_of = |item: &serde_json::Value| item["lifecycle"]["offered"].as_u64().unwrap();
         let before = offered_of(&status());
