@@ -2,6 +2,7 @@
 
 use std::{
     hint::black_box,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -17,16 +18,7 @@ const FOREIGN: usize = 6 << 20;
 const SLEEP: Duration = Duration::from_micros(100);
 
 pub(super) fn run(dial: &Dial, kind: SocketType) -> Result<Answer> {
-    let mut answer = Answer {
-        connect_ns: Vec::with_capacity(dial.count),
-        whole_ns: Vec::with_capacity(dial.count),
-        ..Answer::default()
-    };
-    let mut pausing = Pausing::new(dial.pause);
-    let all_begun = Instant::now();
-    for addr in dial.to.iter().cycle().take(dial.count) {
-        pausing.pause();
-        let begun = Instant::now();
+    timed(dial, |_, addr| {
         let socket = socket_with(family(addr), kind, SocketFlags::CLOEXEC, None).context("socket")?;
         if kind == SocketType::STREAM {
             // close() resets: no TIME_WAIT, which would use up the ports.
@@ -34,15 +26,35 @@ pub(super) fn run(dial: &Dial, kind: SocketType) -> Result<Answer> {
         }
         let before = Instant::now();
         let result = connect(&socket, addr);
-        let took = before.elapsed();
-        drop(socket);
+        Ok((before.elapsed(), result.map_err(Into::into)))
+    })
+}
+
+/// Makes an attempt at each destination in turn, and counts. An attempt opens and closes a socket of its own, and says how
+/// long it took in between, and how it ended; an error of its own ends all.
+#[inline]
+pub(super) fn timed(
+    dial: &Dial,
+    mut attempt: impl FnMut(usize, &SocketAddr) -> Result<(Duration, Result<()>)>,
+) -> Result<Answer> {
+    let mut answer = Answer {
+        connect_ns: Vec::with_capacity(dial.count),
+        whole_ns: Vec::with_capacity(dial.count),
+        ..Answer::default()
+    };
+    let mut pausing = Pausing::new(dial.pause);
+    let all_begun = Instant::now();
+    for (number, addr) in dial.to.iter().cycle().take(dial.count).enumerate() {
+        pausing.pause();
+        let begun = Instant::now();
+        let (took, result) = attempt(number, addr)?;
         answer.slow += usize::from(took > SLOW);
         match result {
             Ok(()) => {
                 answer.connect_ns.push(took.as_nanos() as u64);
                 answer.whole_ns.push(begun.elapsed().as_nanos() as u64);
             }
-            Err(error) => answer.failed.push(format!("{addr}: {error}")),
+            Err(error) => answer.failed.push(format!("{addr}: {error:#}")),
         }
     }
     answer.total_ns = all_begun.elapsed().as_nanos() as u64;
@@ -50,17 +62,17 @@ pub(super) fn run(dial: &Dial, kind: SocketType) -> Result<Answer> {
 }
 
 /// What happens between two connects.
-pub(super) struct Pausing {
+struct Pausing {
     pause: Pause,
     foreign: Vec<u64>,
 }
 
 impl Pausing {
-    pub(super) fn new(pause: Pause) -> Self {
+    fn new(pause: Pause) -> Self {
         Self { pause, foreign: vec![1; if pause == Pause::ColdCaches { FOREIGN / 8 } else { 0 }] }
     }
 
-    pub(super) fn pause(&mut self) {
+    fn pause(&mut self) {
         match self.pause {
             Pause::None => {}
             Pause::ServerSleeps => {

@@ -11,7 +11,7 @@ use rustix::net::{
     RecvFlags, SendFlags, SocketFlags, SocketType, connect, recvfrom, send, sendto, socket_with, sockopt,
 };
 
-use super::{Answer, Asking, Dial, SLOW, connects::Pausing, family};
+use super::{Answer, Asking, Dial, connects::timed, family};
 
 /// Bytes of a question, and of its answer: a name, and a few records.
 pub const MESSAGE: usize = 100;
@@ -20,16 +20,7 @@ pub const MESSAGE: usize = 100;
 const LOST: Duration = Duration::from_secs(1);
 
 pub(super) fn run(dial: &Dial, asking: Asking) -> Result<Answer> {
-    let mut answer = Answer {
-        connect_ns: Vec::with_capacity(dial.count),
-        whole_ns: Vec::with_capacity(dial.count),
-        ..Answer::default()
-    };
-    let mut pausing = Pausing::new(dial.pause);
-    let all_begun = Instant::now();
-    for (number, addr) in dial.to.iter().cycle().take(dial.count).enumerate() {
-        pausing.pause();
-        let begun = Instant::now();
+    timed(dial, |number, addr| {
         let socket =
             socket_with(family(addr), SocketType::DGRAM, SocketFlags::CLOEXEC, None).context("socket")?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(LOST))?;
@@ -37,19 +28,8 @@ pub(super) fn run(dial: &Dial, asking: Asking) -> Result<Answer> {
         question[..8].copy_from_slice(&number.to_le_bytes());
         let before = Instant::now();
         let result = ask(&socket, addr, asking, &question);
-        let took = before.elapsed();
-        drop(socket);
-        answer.slow += usize::from(took > SLOW);
-        match result {
-            Ok(()) => {
-                answer.connect_ns.push(took.as_nanos() as u64);
-                answer.whole_ns.push(begun.elapsed().as_nanos() as u64);
-            }
-            Err(error) => answer.failed.push(format!("{addr}: {error:#}")),
-        }
-    }
-    answer.total_ns = all_begun.elapsed().as_nanos() as u64;
-    Ok(answer)
+        Ok((before.elapsed(), result))
+    })
 }
 
 /// Sends a question and takes its answer, which must be the same bytes and, on a socket that is not connected, come from
