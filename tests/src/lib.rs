@@ -14,12 +14,14 @@
 //! - [`scenarios`]: known situations, in every arm;
 //! - [`soak`]: everything at random, and what must hold meanwhile;
 //! - [`program`]: the demo, the benchmark and the like, run from outside;
+//! - [`input`]: what such programs are told on standard input;
 //! - [`kernel`]: what a machine must offer, checked with a clear failure.
 
 pub mod agent;
 pub mod apiserver;
 pub mod bench;
 pub mod clients;
+pub mod input;
 pub mod ipvs;
 pub mod kernel;
 pub mod kubeproxy;

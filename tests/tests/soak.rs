@@ -14,7 +14,7 @@ use serde_json::Value;
 #[test]
 fn a_minute_loses_nothing() {
     let run = run(&["--minutes", "1"], |_| ());
-    assert!(run.status.success(), "{}", run.text);
+    assert!(run.status.success(), "{}\n{}", run.why(), run.text);
     for (invariant, checks) in run.json["counts"]["checks"].as_object().unwrap() {
         assert!(checks.as_u64() > Some(0), "{invariant} was never checked\n{}", run.text);
     }
@@ -83,6 +83,14 @@ struct Run {
     json: Value,
     /// What of its making is still there.
     left: Vec<PathBuf>,
+}
+
+impl Run {
+    /// What went wrong, in a few lines: the whole output is long, and what prints it may cut it.
+    fn why(&self) -> String {
+        let of = |key: &str| self.json.get(key).map(Value::to_string).unwrap_or_default();
+        format!("{}: findings {}, error {}, left {}", self.status, of("findings"), of("error"), of("left"))
+    }
 }
 
 /// Runs the soak to its end.

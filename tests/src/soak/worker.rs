@@ -4,16 +4,15 @@
 //! It is the soak's own binary, started again. It has one thread, as the gate for moving connections wants to see it asleep.
 
 use std::{
-    io::{self, BufRead as _, BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use balancer_userspace::datapath::{Access, Maps, Pins, boot_ns};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{connect_unspec, getpeername, sockopt},
 };
@@ -22,6 +21,7 @@ use super::{
     dialling::{self, Fate},
     record::{Goal, Order, Plan, Record, Step, Transport},
 };
+use crate::input::Input;
 
 /// A connection that is held.
 struct Held {
@@ -54,6 +54,7 @@ const DEEDS: [(Deed, u32); 7] = [
 ];
 
 struct Worker {
+    input: Input,
     plan: Plan,
     maps: Maps,
     dice: fastrand::Rng,
@@ -68,14 +69,14 @@ const ANY: [&str; 2] = ["0.0.0.0:0", "[::]:0"];
 
 /// Works until standard input ends.
 pub fn run() -> Result<()> {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context("stdin")?;
+    let mut input = Input::of_stdin().context("stdin")?;
+    let line = input.next_line().context("stdin")?.context("no plan")?;
     let plan: Plan = serde_json::from_str(&line).with_context(|| format!("plan {line}"))?;
     let maps = Maps::open(&Pins::new(&plan.pins), Access::Read).context("tables")?;
     let datagrams = [dialling::datagram_socket(ANY[0])?, dialling::datagram_socket(ANY[1])?];
     let dice = fastrand::Rng::with_seed(plan.seed);
     let out = BufWriter::new(io::stdout());
-    let mut worker = Worker { plan, maps, dice, held: Vec::new(), datagrams, out };
+    let mut worker = Worker { input, plan, maps, dice, held: Vec::new(), datagrams, out };
     while worker.orders()? {
         worker.deed()?;
         worker.out.flush().context("stdout")?;
@@ -89,17 +90,10 @@ impl Worker {
         let pause = Duration::from_micros(self.dice.u64(0..=self.plan.pause_us));
         let mut paused = false;
         loop {
-            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
-            let stdin = io::stdin();
-            let stdin_fd = stdin.as_fd();
-            let mut fds = [PollFd::new(&stdin_fd, PollFlags::IN)];
-            if poll(&mut fds, (!paused).then_some(&timeout)).context("stdin")? == 0 {
+            if !self.input.wait((!paused).then_some(pause)).context("stdin")? {
                 return Ok(true);
             }
-            let mut line = String::new();
-            if stdin.lock().read_line(&mut line).context("stdin")? == 0 {
-                return Ok(false);
-            }
+            let Some(line) = self.input.next_line().context("stdin")? else { return Ok(false) };
             match serde_json::from_str(&line).with_context(|| format!("order {line}"))? {
                 Order::Go => return Ok(true),
                 Order::Pause => paused = true,

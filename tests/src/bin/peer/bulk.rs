@@ -2,21 +2,20 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::{BufRead as _, StdinLock},
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use balancer_tests::peer::protocol::{
-    Ask, Close, HoldReport, Kind, LoopPlan, LoopReport, Percentiles, Request, Until, errno_name,
+use balancer_tests::{
+    input::Input,
+    peer::protocol::{
+        Ask, Close, HoldReport, Kind, LoopPlan, LoopReport, Percentiles, Request, Until, errno_name,
+    },
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::io::Errno;
 
 use crate::sockets;
 
@@ -94,7 +93,7 @@ fn connected(kind: Kind, to: SocketAddr) -> Result<OwnedFd, String> {
 }
 
 /// Runs a loop until its end or a [`Request::Stop`].
-pub fn run(plan: &LoopPlan, input: &mut StdinLock<'_>) -> Result<LoopReport> {
+pub fn run(plan: &LoopPlan, input: &mut Input) -> Result<LoopReport> {
     let mut report = LoopReport::default();
     let mut samples = Vec::new();
     let start = Instant::now();
@@ -138,17 +137,11 @@ fn attempt(plan: &LoopPlan, report: &mut LoopReport, samples: &mut Vec<u64>) -> 
 }
 
 /// Whether a stop has arrived. The end of the input is one too: nobody waits for the report.
-fn stopped(input: &mut StdinLock<'_>) -> Result<bool> {
-    let stdin = std::io::stdin();
-    let stdin = stdin.as_fd();
-    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
-    if poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).context("stdin")? == 0 {
+fn stopped(input: &mut Input) -> Result<bool> {
+    if !input.wait(Some(Duration::ZERO)).context("stdin")? {
         return Ok(false);
     }
-    let mut line = String::new();
-    if input.read_line(&mut line).context("stdin")? == 0 {
-        return Ok(true);
-    }
+    let Some(line) = input.next_line().context("stdin")? else { return Ok(true) };
     match serde_json::from_str(&line).with_context(|| format!("request {line}"))? {
         Request::Stop => Ok(true),
         other => bail!("{other:?} while a loop runs"),

@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, Write as _, stdin, stdout},
+    io::{Write as _, stdout},
     os::fd::OwnedFd,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use balancer_tests::peer::protocol::{Close, Handle, Reply, Request};
+use balancer_tests::{
+    input::Input,
+    peer::protocol::{Close, Handle, Reply, Request},
+};
 use rustix::{io::Errno, net::connect_unspec, net::sockopt::socket_cookie};
 
 use crate::{bulk, holder::Holder, sockets, together};
@@ -16,13 +19,9 @@ use crate::{bulk, holder::Holder, sockets, together};
 /// Serves until standard input ends.
 pub fn serve() -> Result<()> {
     let mut session = Session::default();
-    let mut input = stdin().lock();
-    let mut line = String::new();
+    let mut input = Input::of_stdin().context("stdin")?;
     loop {
-        line.clear();
-        if input.read_line(&mut line).context("stdin")? == 0 {
-            return session.end();
-        }
+        let Some(line) = input.next_line().context("stdin")? else { return session.end() };
         let request = serde_json::from_str(&line).with_context(|| format!("request {line}"))?;
         let reply = match request {
             // Left over: the loop ended by itself before it arrived.
