@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use balancer_tests::{
-    agent::AgentOptions,
+    agent::{Agent, AgentOptions},
     apiserver::objects::NAMESPACE,
     kubeproxy::{Mode, Verdict},
     peer::{
@@ -18,7 +18,10 @@ use balancer_tests::{
     },
     topology::{Pod, Topology, service_v4, service_v6},
 };
-use balancer_userspace::model::{Frontend, Protocol};
+use balancer_userspace::{
+    lane,
+    model::{Family, Frontend, Protocol},
+};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -27,6 +30,8 @@ use crate::cluster::Cluster;
 const PATIENCE: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(2);
 const PORT: u16 = 8080;
+
+const EXPRESS_LANE: &str = "--express-lane";
 
 /// Services by number, and the pods that may answer.
 const WEB: u16 = 10;
@@ -46,12 +51,23 @@ const ALL: [(u16, &[&str]); 6] = [
 
 #[test]
 fn nftables() -> Result<()> {
-    beside(Mode::Nftables)
+    beside(Mode::Nftables, &[])
 }
 
 #[test]
 fn iptables() -> Result<()> {
-    beside(Mode::Iptables)
+    beside(Mode::Iptables, &[])
+}
+
+/// It is left out there: kube-proxy looks Services up at once.
+#[test]
+fn nftables_with_the_express_lane() -> Result<()> {
+    beside(Mode::Nftables, &[EXPRESS_LANE])
+}
+
+#[test]
+fn iptables_with_the_express_lane() -> Result<()> {
+    beside(Mode::Iptables, &[EXPRESS_LANE])
 }
 
 fn vips(n: u16) -> [SocketAddr; 2] {
@@ -288,9 +304,12 @@ impl LongLived {
     }
 }
 
-fn beside(mode: Mode) -> Result<()> {
+fn beside(mode: Mode, arguments: &[&str]) -> Result<()> {
     let topology = Topology::new()?;
-    let options = AgentOptions { lease: Some(LEASE), ..AgentOptions::default() };
+    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    let has_lane = mode == Mode::Iptables && arguments.iter().any(|argument| argument == EXPRESS_LANE);
+    let options =
+        AgentOptions { lease: Some(LEASE), arguments: arguments.clone(), ..AgentOptions::default() };
     let cluster = Cluster::start(&topology, mode, options)?;
     let pods = topology.pods("web", 3)?;
     let _servers: Vec<Server> = pods.iter().map(|pod| pod.server(PORT)).collect::<Result<_>>()?;
@@ -322,6 +341,13 @@ fn beside(mode: Mode) -> Result<()> {
         }
     }
     world.settle()?;
+    let lane = || lane_of(&topology, &world.cluster.agent);
+    // Beside an iptables that works on nf_tables changes are gathered, for a fifth of the lease at most.
+    let deadline = Instant::now() + PATIENCE;
+    while has_lane && lane()? != [Some(2 * 3); 2] && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(lane()? == [has_lane.then_some(2 * 3); 2], "the lane is {:?}", lane()?);
 
     let balanced = world.survey()?;
     let opened = world.cluster.agent.stats_of(vips(WEB)[0])?.total(|backend| backend.opened);
@@ -331,6 +357,7 @@ fn beside(mode: Mode) -> Result<()> {
     world.cluster.agent.kill()?;
     long_lived.check()?;
     thread::sleep(LEASE + Duration::from_millis(500));
+    ensure!(lane_of(&topology, &world.cluster.agent)? == [None; 2], "the lane outlives the lease");
     let lapsed = world.survey()?;
     long_lived.check()?;
     ensure!(world.passed("lease-expired")? == 2);
@@ -342,7 +369,7 @@ fn beside(mode: Mode) -> Result<()> {
     long_lived.check()?;
     ensure!(world.passed("observed")? == 2);
 
-    world.cluster.agent.options_mut().arguments.clear();
+    world.cluster.agent.options_mut().arguments = arguments;
     world.cluster.agent.restart()?;
     long_lived.check()?;
     scale(&world, [terminating(), ready()])?;
@@ -363,6 +390,15 @@ fn beside(mode: Mode) -> Result<()> {
     world.cluster.agent.spawn()?;
     world.cluster.agent.wait_ready()?;
     long_lived.check()
+}
+
+/// How many endpoints of each family are in the express lane, where it holds.
+fn lane_of(topology: &Topology, agent: &Agent<'_>) -> Result<[Option<usize>; 2]> {
+    let [v4, v6] = [Family::V4, Family::V6].map(|family| {
+        let found = topology.host().netns().run(|| lane::read(agent.pins(), family))??;
+        anyhow::Ok(found.filter(|found| found.alive).map(|found| found.endpoints.len()))
+    });
+    Ok([v4?, v6?])
 }
 
 /// Endpoints come and go while both route: no connect fails, whoever answers.
