@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use balancer_userspace::datapath::boot_ns;
 use serde::Deserialize;
 
 use super::{
@@ -22,6 +24,9 @@ const SAMPLE: Duration = Duration::from_millis(500);
 
 /// Connections are spread well enough.
 pub const EVEN: f64 = 1.1;
+
+/// How long after a server has ended a client may take to notice.
+const AFTER_ITS_END_NS: u64 = 200_000_000;
 
 /// The arms, in the order of tables.
 pub const ARMS: [Arm; 9] = [
@@ -115,6 +120,23 @@ struct Timeline {
     before: Vec<Served>,
     /// The same at the end.
     after: Vec<Served>,
+    /// Servers that were told to end.
+    ends: Vec<End>,
+}
+
+/// A server that was told to end.
+struct End {
+    /// What it had open just before.
+    left: Served,
+    /// From when to when it ended, in nanoseconds since boot.
+    during_ns: RangeInclusive<u64>,
+}
+
+impl Timeline {
+    /// Whether a server was ending at this time, in nanoseconds since boot.
+    fn ends_at(&self, at_ns: u64) -> bool {
+        self.ends.iter().any(|end| end.during_ns.contains(&at_ns))
+    }
 }
 
 /// Lets everything happen at its time.
@@ -130,7 +152,7 @@ fn act(
         .iter_mut()
         .map(|server| server.as_mut().map_or_else(|| Ok(Served::default()), Server::stats))
         .collect::<Result<_>>()?;
-    let mut timeline = Timeline { marked: 0.0, before: ended.clone(), after: Vec::new() };
+    let mut timeline = Timeline { marked: 0.0, before: ended.clone(), after: Vec::new(), ends: Vec::new() };
     let mut steps = scenario.steps.iter().peekable();
     let end = Duration::from_secs(scenario.seconds.into());
     let mut next = Duration::ZERO;
@@ -155,8 +177,11 @@ fn act(
                     }
                 }
                 Change::End(index) => {
-                    let server = servers[*index].take().context("a server ends twice")?;
+                    let mut server = servers[*index].take().context("a server ends twice")?;
+                    let left = server.stats()?;
+                    let from = boot_ns();
                     ended[*index] = server.end()?;
+                    timeline.ends.push(End { left, during_ns: from..=boot_ns() + AFTER_ITS_END_NS });
                 }
                 Change::Refuse(index) => {
                     servers[*index].as_mut().context("a server that has ended refuses")?.refuse()?;
@@ -234,7 +259,7 @@ impl Player {
         };
         Ok(Run {
             seed: self.key.seed,
-            extra: extra(scenario, &connections, &report),
+            extra: extra(scenario, &connections, &report, timeline, index),
             connections,
             requests,
             even_after,
@@ -261,13 +286,20 @@ fn add(sum: &mut ClientReport, report: ClientReport) {
     sum.lost_transactions += report.lost_transactions;
     sum.transactions += report.transactions;
     sum.latencies_us.extend(report.latencies_us);
+    sum.failed_at_ns.extend(report.failed_at_ns);
     for (error, count) in report.errors {
         *sum.errors.entry(error).or_default() += count;
     }
 }
 
-/// Figures that only some scenarios have.
-fn extra(scenario: &Scenario, connections: &[u64], report: &ClientReport) -> BTreeMap<String, f64> {
+/// Figures that only some scenarios have, of the run of this index.
+fn extra(
+    scenario: &Scenario,
+    connections: &[u64],
+    report: &ClientReport,
+    timeline: &Timeline,
+    index: usize,
+) -> BTreeMap<String, f64> {
     let mut extra = BTreeMap::new();
     if usize::try_from(scenario.connections()).is_ok_and(|count| (2..connections.len()).contains(&count)) {
         // Each could have had a server of its own.
@@ -285,6 +317,12 @@ fn extra(scenario: &Scenario, connections: &[u64], report: &ClientReport) -> BTr
     }
     if report.given_up > 0 {
         extra.insert("connections ended and not opened anew".into(), report.given_up as f64);
+    }
+    if !timeline.ends.is_empty() {
+        let left: u32 = timeline.ends.iter().map(|end| end.left.open[index]).sum();
+        extra.insert("connections open as their pod ended".into(), left.into());
+        let cut = report.failed_at_ns.iter().filter(|at| timeline.ends_at(**at)).count();
+        extra.insert("requests that failed as a pod ended".into(), cut as f64);
     }
     for (error, count) in &report.errors {
         extra.insert(format!("failed: {error}"), *count as f64);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use balancer_userspace::datapath::boot_ns;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Request,
@@ -153,6 +154,7 @@ impl Shared {
                 report.failed_since_mark += marked;
                 report.failed_after_a_second += later;
                 *report.errors.entry(error).or_default() += 1;
+                report.failed_at_ns.push(boot_ns());
             }
         }
     }

@@ -151,6 +151,8 @@ pub struct ClientReport {
     pub tried_after_a_second: u64,
     /// By what the library said.
     pub errors: BTreeMap<String, u64>,
+    /// When each failed, in nanoseconds since boot.
+    pub failed_at_ns: Vec<u64>,
     /// Connections that were opened in place of one that the other side had ended.
     pub reopened: u64,
     /// Connections that the other side has ended, and that were not opened anew.
