@@ -80,8 +80,7 @@ impl<'t> KubeProxy<'t> {
     ///
     /// When `KUBEBUILDER_ASSETS` names no kube-proxy, or it does not start, with the end of its log.
     pub fn start(topology: &'t Topology, server: &impl ApiServer, mode: Mode) -> Result<Self> {
-        let assets = std::env::var_os(ASSETS)
-            .with_context(|| format!("{ASSETS} is not set: name a directory with kube-proxy"))?;
+        let assets = assets()?;
         let netns = topology.host().netns();
         // A packet that no rule catches is lost, as in a cluster, and one that is to be rejected is routed first.
         ip_batch(
@@ -120,7 +119,7 @@ impl<'t> KubeProxy<'t> {
         });
         fs::write(&config, configuration.to_string())?;
         let log = File::create(scratch.path().join("kube-proxy.log"))?;
-        let mut command = Command::new(PathBuf::from(assets).join("kube-proxy"));
+        let mut command = Command::new(assets.join("kube-proxy"));
         command.arg("--config").arg(config);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = topology.host().spawn(command)?;
@@ -171,6 +170,32 @@ impl<'t> KubeProxy<'t> {
     }
 }
 
+/// Its version: major and minor.
+///
+/// # Errors
+///
+/// When `KUBEBUILDER_ASSETS` names no kube-proxy, or it says something else.
+pub fn version() -> Result<(u32, u32)> {
+    let assets = assets()?;
+    let said = Command::new(assets.join("kube-proxy")).arg("--version").output().context("kube-proxy")?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    parse_version(&said).with_context(|| format!("kube-proxy --version says {said:?}"))
+}
+
+/// `Kubernetes v1.36.2`.
+fn parse_version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.trim().strip_prefix("Kubernetes v")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The directory that has it.
+fn assets() -> Result<PathBuf> {
+    let assets = std::env::var_os(ASSETS);
+    assets
+        .map(PathBuf::from)
+        .with_context(|| format!("{ASSETS} is not set: name a directory with kube-proxy"))
+}
+
 /// A service account with the rights that Kubernetes defines for it; its token.
 fn account(server: &impl ApiServer) -> Result<String> {
     let (namespace, name) = ("kube-system", "kube-proxy");
@@ -206,4 +231,16 @@ fn output(netns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), error.trim());
     String::from_utf8(output.stdout).with_context(|| format!("{program}: not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse_version("Kubernetes v1.36.2\n"), Some((1, 36)));
+        assert_eq!(parse_version("Kubernetes v1.35.0-rc.1+k3s1"), Some((1, 35)));
+        assert_eq!(parse_version("kube-proxy"), None);
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use balancer_tests::{
     apiserver::{Admin, code, objects::NAMESPACE},
+    kubeproxy,
     topology::{service_v4, service_v6},
 };
 use fastrand::Rng;
@@ -22,6 +23,22 @@ const ADDRESSES: u16 = 30;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// What kube-proxy overlooks, by its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// Services with the label of other proxies, slices with the one for headless Services: since 1.36, as the agent does.
+    ByKind,
+    /// Services and slices with either.
+    Either,
+}
+
+impl Labels {
+    /// Of the kube-proxy that is there.
+    pub fn of_kube_proxy() -> Result<Self> {
+        Ok(if kubeproxy::version()? < (1, 36) { Self::Either } else { Self::ByKind })
+    }
+}
 
 /// A port of a Service.
 #[derive(Clone)]
@@ -44,6 +61,8 @@ struct Service {
 /// All of it, with the source of chance.
 pub struct World {
     rng: Rng,
+    /// Objects have only labels that mean to kube-proxy what they mean to the agent.
+    labels: Labels,
     services: BTreeMap<String, Service>,
     free: Vec<u16>,
     /// How many requests the API server refused: few, or nothing is tested.
@@ -53,8 +72,9 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, labels: Labels) -> Self {
         Self {
+            labels,
             rng: Rng::with_seed(seed),
             services: BTreeMap::new(),
             free: (100..100 + ADDRESSES).collect(),
@@ -223,7 +243,7 @@ impl World {
         match rng.u8(..24) {
             0 => _ = labels.insert(OTHER_PROXY.to_owned(), json!("other")),
             1 => _ = labels.insert(OTHER_PROXY.to_owned(), json!("")),
-            2 => _ = labels.insert(HEADLESS.to_owned(), json!("")),
+            2 if self.labels == Labels::ByKind => _ = labels.insert(HEADLESS.to_owned(), json!("")),
             _ => {}
         }
         object["metadata"]["labels"] = labels.into();
@@ -344,7 +364,9 @@ impl World {
         labels.extend(owner.map(|owner| (SERVICE_NAME.to_owned(), owner)));
         match rng.u8(..30) {
             0 => _ = labels.insert(HEADLESS.to_owned(), json!("")),
-            1 => _ = labels.insert(OTHER_PROXY.to_owned(), json!("other")),
+            1 if self.labels == Labels::ByKind => {
+                _ = labels.insert(OTHER_PROXY.to_owned(), json!("other"));
+            }
             _ => {}
         }
         json!({
