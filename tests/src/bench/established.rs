@@ -114,6 +114,7 @@ pub fn measure(rounds: usize, requests: usize) -> Result<Results> {
     };
     let variants = [
         open("direct", plain.path().into(), direct, None)?,
+        open("direct, a second one", plain.path().into(), direct, None)?,
         open("direct, programs attached", attached.path().into(), direct, Some(0))?,
         open("balancer", attached.path().into(), vip, Some(0))?,
         open("balancer, rebalance on", followed.path().into(), vip, Some(1))?,
