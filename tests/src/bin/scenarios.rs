@@ -114,7 +114,7 @@ fn play(args: &Args) -> Result<()> {
     let all = args.only.is_empty() && earlier.is_none();
     let wanted = |name: &str| all || args.only.iter().any(|only| only == name);
     let seeds: Vec<u64> = (1..=args.seeds).collect();
-    let origin = Origin { date: date(), commit: commit(), machine: Facts::collect(), seeds: seeds.clone() };
+    let mut origin = Origin { date: date(), commit: commit(), machine: Facts::collect(), seeds: seeds.clone() };
     let mut report = earlier.unwrap_or_else(|| Report::new(origin.clone(), Vec::new()));
     let arms = if args.arms.is_empty() { run::ARMS.to_vec() } else { args.arms.clone() };
     for scenario in list::all().into_iter().filter(|scenario| wanted(scenario.name)) {
@@ -127,7 +127,10 @@ fn play(args: &Args) -> Result<()> {
     for simulation in Simulation::all().filter(|simulation| wanted(&simulation.name())) {
         report.put(simulation.play(&seeds), &origin);
     }
-    report.origin.machine.finish();
+    if names.iter().any(|(name, _)| wanted(name)) {
+        origin.machine.finish();
+        report.ended(&origin);
+    }
     for other in merged {
         report.merge(other)?;
     }

@@ -126,6 +126,14 @@ impl Report {
         Ok(serde_json::to_string(self)? + "\n")
     }
 
+    /// Notes how busy the machine was in the end, with what was played here as `origin` says, and with nothing else.
+    pub fn ended(&mut self, origin: &Origin) {
+        let guests = self.others.iter_mut().map(|guest| &mut guest.origin);
+        for own in std::iter::once(&mut self.origin).chain(guests).filter(|own| own.same(origin)) {
+            own.machine.load_after.clone_from(&origin.machine.load_after);
+        }
+    }
+
     /// Takes over what ran in `other` but not here: arms that need another kernel, and scenarios that are missing.
     /// What ran in both stays as it is here; why something did not run is asked here first.
     ///

@@ -156,6 +156,13 @@ fn what_is_played_again_on_top_says_when() {
     }
     assert_eq!(report.others.len(), 2);
     assert_eq!(report.guest("five-on-two", Arm::Iptables), None);
+    // How busy the machine was then is noted with what was played then.
+    let first = report.origin.clone();
+    origin.machine.load_after = "5.00 5.00 5.00".into();
+    report.ended(&origin);
+    let guest = report.guest("new", Arm::Iptables).expect("it is of another commit");
+    assert_eq!(report.others[guest].origin, origin);
+    assert_eq!(report.origin, first);
 }
 
 #[test]

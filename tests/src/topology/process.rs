@@ -67,7 +67,12 @@ impl Process {
         if let Some(status) = self.exited()? {
             bail!("{} has ended: {status}", self.name);
         }
-        // Not reaped yet, so the id is still its own.
+        self.send(signal)
+    }
+
+    /// Sends a signal to a process that has not been waited for, so that the id is still its own. If it has ended by itself
+    /// nothing happens.
+    fn send(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("process id")?;
         kill_process(pid, signal).with_context(|| format!("signal to {}", self.name))
     }
@@ -107,7 +112,7 @@ impl Process {
         if let Some(status) = self.exited()? {
             return Ok(status);
         }
-        self.signal(Signal::TERM)?;
+        self.send(Signal::TERM)?;
         self.wait(timeout)
     }
 
@@ -116,7 +121,7 @@ impl Process {
         if let Some(status) = self.exited()? {
             return Ok(status);
         }
-        self.signal(Signal::KILL)?;
+        self.send(Signal::KILL)?;
         self.wait(Duration::from_secs(10))
     }
 }
