@@ -114,7 +114,8 @@ fn play(args: &Args) -> Result<()> {
     let all = args.only.is_empty() && earlier.is_none();
     let wanted = |name: &str| all || args.only.iter().any(|only| only == name);
     let seeds: Vec<u64> = (1..=args.seeds).collect();
-    let mut origin = Origin { date: date(), commit: commit(), machine: Facts::collect(), seeds: seeds.clone() };
+    let mut origin =
+        Origin { date: date(), commit: commit(), machine: Facts::collect(), seeds: seeds.clone() };
     let mut report = earlier.unwrap_or_else(|| Report::new(origin.clone(), Vec::new()));
     let arms = if args.arms.is_empty() { run::ARMS.to_vec() } else { args.arms.clone() };
     for scenario in list::all().into_iter().filter(|scenario| wanted(scenario.name)) {

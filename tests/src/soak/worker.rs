@@ -28,6 +28,8 @@ struct Held {
     fd: OwnedFd,
     goal: Goal,
     chosen: Option<super::record::Chosen>,
+    /// When the question was asked that was answered last. The answer may have been here for long before it was read, and the
+    /// end of the connection behind it.
     worked_ns: u64,
 }
 
@@ -173,6 +175,7 @@ impl Worker {
         let connected = result.and_then(|()| dialling::finish(&fd, transport));
         let mut peer = None;
         let (mut failed, mut answered) = (None, None);
+        let asked = boot_ns();
         match connected {
             Err(errno) => failed = Some((Step::Connect, dialling::name(errno))),
             Ok(()) => {
@@ -194,7 +197,7 @@ impl Worker {
             peer,
         })?;
         if failed.is_none() && self.held.len() < self.plan.hold && self.dice.u8(0..3) == 0 {
-            self.held.push(Held { fd, goal, chosen, worked_ns: ended });
+            self.held.push(Held { fd, goal, chosen, worked_ns: asked });
         } else {
             dialling::close(fd, self.fate());
         }
@@ -221,11 +224,12 @@ impl Worker {
         if let Some(how) = dialling::ended(&held.fd, transport) {
             return self.say(&Record::Ended { goal, chosen, at: [held.worked_ns, boot_ns()], how });
         }
+        let asked = boot_ns();
         let failed = dialling::ask(&held.fd, transport).err();
         let at = [held.worked_ns, boot_ns()];
         self.say(&Record::Asked { goal, chosen, at, failed: failed.clone() })?;
         if failed.is_none() {
-            held.worked_ns = at[1];
+            held.worked_ns = asked;
             self.held.push(held);
         }
         Ok(())
