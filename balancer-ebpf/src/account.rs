@@ -163,16 +163,18 @@ pub fn abandoned(socket: *const SocketState) -> Failure {
     if unsafe { (*socket).marks } & MARK_SENT != 0 { Failure::Aborted } else { Failure::Unreachable }
 }
 
-/// Closes what the socket holds, if it holds anything: the connection is over or the socket is used anew.
+/// Closes what the socket holds, if it holds anything: the connection is over or the socket is used anew. Whether it did.
 #[inline(always)]
-pub fn close_socket(socket: *mut SocketState, connecting: Failure) {
+pub fn close_socket(socket: *mut SocketState, connecting: Failure) -> bool {
     // SAFETY: the callers pass socket storage that is not null.
     let (phase, backend) =
         unsafe { (atomic::exchange(&raw mut (*socket).phase, Phase::Closed as u32), (*socket).backend) };
-    if phase != Phase::Closed as u32 {
+    let open = phase != Phase::Closed as u32;
+    if open {
         let failure = (phase == Phase::Connecting as u32).then_some(connecting);
         closed(backend, failure);
     }
+    open
 }
 
 /// Closes a UDP flow, if it is open.

@@ -52,6 +52,10 @@ const FIN: u32 = 1;
 /// Length of a TCP header without options.
 const HEADER: usize = 20;
 
+/// How long an application must have waited in vain for it to count that it gave up, in nanoseconds: many do so within the
+/// second that the kernel takes to send again, and no handshake between pods takes so long.
+const SILENCE_NS: u64 = 200_000_000;
+
 #[sock_ops]
 pub fn tcp(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
@@ -250,10 +254,19 @@ fn closed(ctx: &SockOpsContext, socket: *mut SocketState, old: u32) {
         } else {
             Failure::Unreachable
         };
+        // What the application gave up is closed by now.
+        let open = account::close_socket(socket, failure);
         if marks & (MARK_SUSPECT | MARK_OBSERVED) == 0 && marks & MARK_SENT != 0 {
-            account::failed(backend, health::Failure::Refused);
+            // SAFETY: no arguments; the pointer is to socket storage and was found not to be null.
+            let waited_ns = unsafe { bpf_ktime_get_boot_ns().saturating_sub((*socket).opened_ns) };
+            if open && matches!(failure, Failure::Refused) {
+                account::failed(backend, health::Failure::Refused);
+            } else if open || waited_ns >= SILENCE_NS {
+                // It may be this client alone who is not answered, or who disconnects its sockets.
+                // SAFETY: the kernel passes a valid context.
+                account::slow(backend, unsafe { bpf_get_netns_cookie(ops.cast()) });
+            }
         }
-        account::close_socket(socket, failure);
         return;
     }
     account::close_socket(socket, Failure::Unreachable);

@@ -5,7 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_tests::peer::protocol::{LoopPlan, Until};
+use balancer_tests::{
+    agent::Agent,
+    manifests::Endpoint,
+    peer::protocol::{Kind, LoopPlan, Setting, Until},
+    topology::Pod,
+};
+use balancer_userspace::model::Protocol;
 
 use crate::{World, vip};
 
@@ -40,7 +46,7 @@ fn what_is_well_again_comes_back_by_itself() {
     client.run(LoopPlan::tcp(vip(), Until::Millis(2_500)).pause_us(PAUSE_US)).unwrap();
     drop(servers.remove(0));
     servers.push(world.pods[0].server(crate::PORT).unwrap());
-    let opened = |agent: &balancer_tests::agent::Agent<'_>| {
+    let opened = |agent: &Agent<'_>| {
         let stats = agent.stats_of(vip()).unwrap();
         stats.backend(world.pods[0].v4(crate::PORT).ip()).unwrap().established
     };
@@ -54,52 +60,72 @@ fn what_is_well_again_comes_back_by_itself() {
     }
 }
 
-#[test]
-fn two_clients_that_meet_silence_eject_and_one_does_not() {
+/// Two pods that answer, and an address that swallows what is sent to it.
+fn with_a_blackhole() -> World {
     let world = World::new(2, &[]);
     let blackhole = world.node.blackhole().unwrap();
-    let slice = world.manifests.slice("web");
-    let mut slice = slice.port("tcp", balancer_userspace::model::Protocol::Tcp, crate::PORT);
-    for pod in &world.pods {
-        slice = slice.pod(pod);
+    let slice = world.manifests.slice("web").port("tcp", Protocol::Tcp, crate::PORT);
+    let slice = world.pods.iter().fold(slice, |slice, pod| slice.pod(pod));
+    slice.endpoint(Endpoint::ready(blackhole.v4)).write().unwrap();
+    world
+}
+
+/// How often backends were ejected.
+fn ejections(agent: &Agent<'_>) -> f64 {
+    let metrics = agent.http("/metrics").unwrap().1;
+    let of = |line: &&str| line.starts_with("balancer_backend_ejections_total{");
+    metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Sockets that give up after a while, several at a time, so that one of them meets the silence.
+fn give_up(pod: &Pod, patience: Duration) {
+    let client = pod.client().unwrap();
+    let sockets: Vec<_> = (0..3)
+        .map(|_| {
+            let socket = client.socket(Kind::Tcp4).unwrap();
+            socket.set(Setting::Nonblocking).unwrap();
+            let _ = socket.connect(vip());
+            socket
+        })
+        .collect();
+    sleep(patience);
+    drop(sockets);
+}
+
+#[test]
+fn two_clients_that_meet_silence_eject_and_one_does_not() {
+    // Given up after the kernel has sent again, and before.
+    for patience in [1_300, 300].map(Duration::from_millis) {
+        let world = with_a_blackhole();
+        let agent = world.agent();
+        let other = world.node.pod("other").unwrap();
+        let mut turn = 0_u32;
+        for _ in 0..5 {
+            give_up(&world.client, patience);
+        }
+        assert_eq!(ejections(&agent), 0.0, "one client alone ejects nobody ({patience:?})");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while ejections(&agent) == 0.0 {
+            let backends = agent.print(["backends", "-A", "-o", "json"]).unwrap();
+            assert!(Instant::now() < deadline, "{patience:?}: {backends}\n{}", agent.log());
+            // In an order without a period: whose turn it is when the backend may be tried again is to vary.
+            give_up(if turn.count_ones().is_multiple_of(2) { &other } else { &world.client }, patience);
+            turn += 1;
+        }
     }
-    slice.endpoint(balancer_tests::manifests::Endpoint::ready(blackhole.v4)).write().unwrap();
+}
+
+#[test]
+fn what_is_given_up_at_once_says_nothing_of_the_backend() {
+    let world = with_a_blackhole();
     let agent = world.agent();
-    let ejections = |agent: &balancer_tests::agent::Agent<'_>| {
-        let metrics = agent.http("/metrics").unwrap().1;
-        let of = |line: &&str| line.starts_with("balancer_backend_ejections_total{");
-        metrics
-            .lines()
-            .filter(of)
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum::<f64>()
-    };
     let other = world.node.pod("other").unwrap();
-    let mut turn = 0_u32;
-    let attempt = |pod: &balancer_tests::topology::Pod| {
-        // Sockets that give up after a while, several at a time, so that one of them meets the silence.
-        let client = pod.client().unwrap();
-        let sockets: Vec<_> = (0..3)
-            .map(|_| {
-                let socket = client.socket(balancer_tests::peer::protocol::Kind::Tcp4).unwrap();
-                socket.set(balancer_tests::peer::protocol::Setting::Nonblocking).unwrap();
-                let _ = socket.connect(vip());
-                socket
-            })
-            .collect();
-        sleep(Duration::from_millis(1_300));
-        drop(sockets);
-    };
-    for _ in 0..5 {
-        attempt(&world.client);
+    for _ in 0..10 {
+        [&world.client, &other].into_iter().for_each(|pod| give_up(pod, Duration::from_millis(20)));
     }
-    assert_eq!(ejections(&agent), 0.0, "one client alone ejects nobody");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while ejections(&agent) == 0.0 {
-        let backends = agent.print(["backends", "-A", "-o", "json"]).unwrap();
-        assert!(Instant::now() < deadline, "{backends}\n{}", agent.log());
-        // In an order without a period: whose turn it is when the backend may be tried again is to vary.
-        attempt(if turn.count_ones().is_multiple_of(2) { &other } else { &world.client });
-        turn += 1;
-    }
+    let stats = agent.stats_of(vip()).unwrap();
+    // A backend that had failed once would have been met once, and then been avoided.
+    let aborted = stats.total(|backend| backend.failed.aborted);
+    assert!(aborted >= 10, "{stats:?}");
+    assert_eq!(ejections(&agent), 0.0, "{stats:?}");
 }
