@@ -9,8 +9,8 @@ use std::{
 use aya::maps::{HashMap, Map, MapData, MapError};
 use balancer_common::abi::{
     Backend, BackendHealth, BackendHistory, BackendMeta, BackendStats, ClientKey, ClientState, Control,
-    FrontendKey, Lifecycle, MAX_EXCLUDED, Offer, Service, ServiceMeta, ServiceStats, Slot, SocketState,
-    UdpFlows,
+    FrontendKey, Lifecycle, MAX_EXCLUDED, Offer, OfferOutcome, Service, ServiceMeta, ServiceStats, Slot,
+    SocketState, UdpFlows,
 };
 
 use super::{Access, DatapathError, MappedArray, Pins, sys};
@@ -258,6 +258,17 @@ impl Maps {
     /// Takes an offer back.
     pub fn remove_offer(&mut self, cookie: u64) -> Result<(), DatapathError> {
         absent(self.offers.remove(&cookie)).map(drop).map_err(map_error("OFFERS"))
+    }
+
+    /// Takes an offer back of which nothing is known yet: what comes next is of our own doing. Where that fails, or comes
+    /// at this very moment, it counts.
+    pub fn withdraw_offer(&mut self, cookie: u64) {
+        let pending = |offer: Offer| offer.outcome == OfferOutcome::Pending as u32;
+        if self.offers.get(&cookie, 0).is_ok_and(pending)
+            && let Err(error) = self.remove_offer(cookie)
+        {
+            log::debug!("an offer is left over: {error}");
+        }
     }
 
     /// The storage map of connected sockets.

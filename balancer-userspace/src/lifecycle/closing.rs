@@ -48,20 +48,21 @@ impl Closing {
     }
 
     /// Closes the sockets of a backend, as long as it is gone; how many.
-    pub fn close(&mut self, maps: &Maps, census: &mut Census, gone: &Departed, now_ns: u64) -> usize {
+    pub fn close(&mut self, maps: &mut Maps, census: &mut Census, gone: &Departed, now_ns: u64) -> usize {
         // Listing takes a while, on a busy node seconds. The backend may have come back meanwhile, with its id and its
         // generation, and `gone` says what was so before.
-        let still = || maps.backends.get(gone.backend).filter(|backend| is_gone(backend, gone));
-        let Some(Backend { generation, .. }) = still() else { return 0 };
+        let still = |maps: &Maps| maps.backends.get(gone.backend).filter(|backend| is_gone(backend, gone));
+        let Some(Backend { generation, .. }) = still(maps) else { return 0 };
         let tries = self.tries.entry(gone.backend).or_default();
         *tries = (tries.0.saturating_add(1), now_ns);
         let Census { by_service, channels, .. } = census;
         let Some(sockets) = by_service.get(&gone.service) else { return 0 };
         let mut closed = 0;
         for socket in sockets.iter().filter(|socket| leads_to(socket, gone.backend, generation)) {
-            if still().is_none() {
+            if still(maps).is_none() {
                 break;
             }
+            maps.withdraw_offer(socket.cookie);
             match channels.destroy(socket) {
                 Ok(Destroyed::Yes) => {
                     closed += 1;

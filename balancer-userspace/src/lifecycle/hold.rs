@@ -123,8 +123,8 @@ pub fn listed(socket: &LiveSocket) -> Option<Evidence> {
         state,
         established: socket.status == crate::sockets::SocketStatus::Tcp(TcpState::Established),
         tcp: socket.tcp?,
-        receive_queue: 0,
-        send_queue: 0,
+        receive_queue: socket.receive_queue,
+        send_queue: socket.send_queue,
         age: socket.age?,
     })
 }

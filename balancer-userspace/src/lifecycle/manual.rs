@@ -90,7 +90,7 @@ pub fn plan(maps: &Maps, services: &[u32]) -> Result<Vec<(u32, Plan)>, SocketsEr
 ///
 /// # Errors
 /// When connections cannot be listed.
-pub fn now(maps: &Maps, id: u32, max: u32) -> Result<Outcome, SocketsError> {
+pub fn now(maps: &mut Maps, id: u32, max: u32) -> Result<Outcome, SocketsError> {
     let mut census = Census::take(maps, &[Transport::Tcp])?;
     let service = maps.services.get(id).unwrap_or_default();
     let sockets = census.take_service(id);

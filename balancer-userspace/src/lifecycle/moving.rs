@@ -39,7 +39,7 @@ impl Way {
 /// # Errors
 /// Why it was left as it is.
 pub fn relocate(
-    maps: &Maps,
+    maps: &mut Maps,
     census: &mut Census,
     socket: &LiveSocket,
     demand: &Demand,
@@ -48,17 +48,17 @@ pub fn relocate(
     gate::judge(&hold::listed(socket).ok_or(Refusal::Changed)?, demand)?;
     match census.processes.place(socket) {
         Place::Hidden(pids) => destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed),
-        place => match Hold::take(socket, &place) {
-            Ok(hold) => {
+        place => match (Hold::take(socket, &place), place) {
+            (Ok(hold), _) => {
                 hold.pass(maps, demand)?;
+                maps.withdraw_offer(socket.cookie);
                 hold.end().map(|()| Way::Shutdown)
             }
-            // Its descriptor may be seen, and not duplicated.
-            Err(Refusal::Unreachable) => {
-                let pids: Vec<u32> = socket.tgid().into_iter().collect();
-                destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed)
+            // Its descriptor may be seen, and not duplicated. Who opened it may have ended since, and left it to a child.
+            (Err(Refusal::Unreachable), Place::Held { pid, .. }) => {
+                destroy(maps, census, socket, demand, &[pid]).map(|()| Way::Destroyed)
             }
-            Err(refusal) => Err(refusal),
+            (Err(refusal), _) => Err(refusal),
         },
     }
 }
@@ -66,7 +66,7 @@ pub fn relocate(
 /// The same where descriptors may not be looked at. Any process of its cgroup may hold the socket then, so all of
 /// them must sleep.
 fn destroy(
-    maps: &Maps,
+    maps: &mut Maps,
     census: &mut Census,
     socket: &LiveSocket,
     demand: &Demand,
@@ -87,6 +87,7 @@ fn destroy(
     if now.backend() != socket.backend() || !gate::same(&before, &after) {
         return Err(Refusal::Busy);
     }
+    maps.withdraw_offer(socket.cookie);
     match census.channels.destroy(now) {
         Ok(Destroyed::Yes) => Ok(()),
         Ok(Destroyed::Gone) => Err(Refusal::Changed),

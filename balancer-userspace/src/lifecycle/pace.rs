@@ -1,6 +1,6 @@
 //! How fast processes lose connections, and whether they connect anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::{
     census::{Census, state},
@@ -32,6 +32,8 @@ struct Pace {
 #[derive(Debug, Default)]
 pub struct Paces {
     moved: Vec<Moved>,
+    /// The connections, by cookie, that were taken for one that was moved, and when they were opened: each is one only.
+    returned: HashMap<u64, u64>,
     paces: HashMap<Client, Pace>,
 }
 
@@ -64,42 +66,55 @@ impl Paces {
         pace.taken += 1;
     }
 
+    /// Forgets Services that are not to be `kept`: their ids are others' next.
+    pub fn forget(&mut self, kept: impl Fn(u32) -> bool) {
+        self.moved.retain(|moved| kept(moved.client.1));
+        self.paces.retain(|(_, service), _| kept(*service));
+    }
+
     /// Looks which processes have connected anew, and tells `each` of the others once it is too late.
     pub fn settle(&mut self, maps: &Maps, census: &Census, now_ns: u64, mut each: impl FnMut(u32, Return)) {
-        let mut used: HashSet<u64> = HashSet::new();
-        let Self { moved, paces } = self;
+        for (service, outcome) in self.settled(&census.by_service, now_ns) {
+            let counter = match outcome {
+                Return::Reconnected => Counter::Reconnected,
+                Return::Lost => Counter::Lost,
+            };
+            record::count(maps, service, counter);
+            each(service, outcome);
+        }
+    }
+
+    /// What became of those that were moved, by Service.
+    fn settled(&mut self, by_service: &HashMap<u32, Vec<LiveSocket>>, now_ns: u64) -> Vec<(u32, Return)> {
+        let mut outcomes = Vec::new();
+        let Self { moved, returned, paces } = self;
         moved.retain(|moved| {
             let (process, service) = moved.client;
             let new = |socket: &&LiveSocket| {
                 socket.tgid() == Some(process)
                     && state(socket).is_some_and(|state| state.opened_ns > moved.at_ns)
-                    && !used.contains(&socket.cookie)
+                    && !returned.contains_key(&socket.cookie)
             };
-            let outcome = match census.by_service.get(&service).into_iter().flatten().find(new) {
+            let outcome = match by_service.get(&service).into_iter().flatten().find(new) {
                 Some(socket) => {
-                    used.insert(socket.cookie);
+                    returned.insert(socket.cookie, state(socket).map_or(now_ns, |state| state.opened_ns));
                     Return::Reconnected
                 }
                 None if now_ns.saturating_sub(moved.at_ns) > PATIENCE_NS => Return::Lost,
                 None => return true,
             };
-            record::count(
-                maps,
-                service,
-                match outcome {
-                    Return::Reconnected => Counter::Reconnected,
-                    Return::Lost => Counter::Lost,
-                },
-            );
             if outcome == Return::Lost {
                 paces.entry(moved.client).or_default().spared_until_ns = now_ns + PAUSE_NS;
             }
-            each(service, outcome);
+            outcomes.push((service, outcome));
             false
         });
+        // What was moved before these were opened is settled by then.
+        returned.retain(|_, opened_ns| now_ns.saturating_sub(*opened_ns) <= PATIENCE_NS);
         paces.retain(|_, pace| {
             now_ns < pace.spared_until_ns || now_ns.saturating_sub(pace.since_ns) < PAUSE_NS
         });
+        outcomes
     }
 }
 
@@ -107,7 +122,61 @@ impl Paces {
 mod tests {
     use super::*;
 
+    use balancer_common::abi::SocketState;
+
+    use crate::{
+        model::Protocol,
+        sockets::{SocketStatus, Translation},
+    };
+
     const SECOND: u64 = 1_000_000_000;
+
+    /// A connection of process 7.
+    fn opened(cookie: u64, opened_ns: u64) -> LiveSocket {
+        let state = SocketState { tgid: 7, service: 2, opened_ns, ..SocketState::default() };
+        LiveSocket {
+            netns: None,
+            protocol: Protocol::Tcp,
+            local: None,
+            remote: None,
+            status: SocketStatus::Unknown,
+            cookie,
+            inode: 0,
+            cgroup_id: None,
+            translation: Translation::Connect(state),
+            tcp: None,
+            receive_queue: 0,
+            send_queue: 0,
+            age: None,
+            idle: None,
+        }
+    }
+
+    #[test]
+    fn one_new_connection_stands_for_one_that_was_moved() {
+        let mut paces = Paces::default();
+        let now = 100 * SECOND;
+        (0..3).for_each(|_| paces.moved(7, 2, now));
+        let sockets = HashMap::from([(2, vec![opened(1, now - 1), opened(2, now + SECOND)])]);
+        assert_eq!(paces.settled(&sockets, now + 2 * SECOND), [(2, Return::Reconnected)]);
+        for second in 3..=10 {
+            assert_eq!(paces.settled(&sockets, now + second * SECOND), []);
+        }
+        // It comes too late for both.
+        assert_eq!(paces.settled(&sockets, now + PATIENCE_NS + 1), [(2, Return::Lost); 2]);
+        assert_eq!(paces.available(7, 2, 3, now + PAUSE_NS), 0, "it is spared");
+    }
+
+    #[test]
+    fn a_service_that_is_gone_leaves_nothing_to_the_next_of_its_id() {
+        let mut paces = Paces::default();
+        let now = 100 * SECOND;
+        (0..3).for_each(|_| paces.moved(7, 2, now));
+        paces.moved(7, 3, now);
+        assert_eq!(paces.available(7, 2, 3, now), 0);
+        paces.forget(|service| service == 3);
+        assert_eq!((paces.available(7, 2, 3, now), paces.available(7, 3, 3, now)), (3, 2));
+    }
 
     #[test]
     fn a_process_loses_its_share_and_then_has_peace() {

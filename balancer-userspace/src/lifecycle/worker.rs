@@ -86,17 +86,26 @@ impl Worker {
         loop {
             match updates.recv_timeout(wait) {
                 Ok(update) => {
-                    (self.roster, self.departed) = (update.services, update.departed);
+                    self.take(update);
                     // The latest counts.
-                    while let Ok(update) = updates.try_recv() {
-                        (self.roster, self.departed) = (update.services, update.departed);
-                    }
+                    updates.try_iter().for_each(|update| self.take(update));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = self.turn();
         }
+    }
+
+    /// Every one, also those that are overtaken: of what is gone in between nothing is known any more, for its id is another
+    /// Service's, or backend's, next.
+    fn take(&mut self, update: Update) {
+        (self.roster, self.departed) = (update.services, update.departed);
+        let departed = self.departed.iter().map(|departed| departed.service);
+        let kept: HashSet<u32> = self.roster.iter().copied().chain(departed).collect();
+        self.services.retain(|id, _| kept.contains(id));
+        self.paces.forget(|service| kept.contains(&service));
+        self.closing.forget(&self.departed);
     }
 
     /// One turn; how long to wait for the next.
@@ -167,7 +176,6 @@ impl Worker {
             }
         }
         gone.retain(|departed| self.closing.is_due(departed, now_ns));
-        self.closing.forget(&self.departed);
         let mut services = Vec::new();
         let mut moving = false;
         for id in &self.roster {
@@ -178,15 +186,13 @@ impl Worker {
                 services.push((*id, service));
             }
         }
-        let roster: HashSet<u32> = self.roster.iter().copied().collect();
-        self.services.retain(|id, _| roster.contains(id));
         Work { gone, draining, services, moving }
     }
 
     fn attend(&mut self, work: &Work, census: &mut Census) {
         let now_ns = boot_ns();
         for departed in &work.gone {
-            let closed = self.closing.close(&self.maps, census, departed, now_ns);
+            let closed = self.closing.close(&mut self.maps, census, departed, now_ns);
             if closed > 0 {
                 log::info!(
                     "{}: closed {closed} sockets to {}, which is gone",

@@ -65,8 +65,8 @@ impl Node for ThisNode {
     }
 
     fn rebalance_now(&self, pins: &Path, _: &Snapshot, service: u32, max: u32) -> Result<MovedView, Failure> {
-        let maps = Maps::open(&Pins::new(pins), Access::Write).map_err(failure)?;
-        rebalance::now(&maps, service, max)
+        let mut maps = Maps::open(&Pins::new(pins), Access::Write).map_err(failure)?;
+        rebalance::now(&mut maps, service, max)
     }
 
     fn probe(&self, pins: &Path) -> Result<String, Failure> {

@@ -39,7 +39,7 @@ pub(super) fn plan(maps: &Maps, snapshot: &Snapshot, services: &[u32]) -> Result
 }
 
 /// Moves up to `max` connections of a Service.
-pub(super) fn now(maps: &Maps, service: u32, max: u32) -> Result<MovedView, Failure> {
+pub(super) fn now(maps: &mut Maps, service: u32, max: u32) -> Result<MovedView, Failure> {
     let outcome = manual::now(maps, service, max).context("cannot list connections")?;
     Ok(MovedView { moved: outcome.moved, refused: outcome.refused })
 }

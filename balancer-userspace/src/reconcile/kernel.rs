@@ -1,5 +1,7 @@
 //! The tables as the reconciler writes them: pinned maps in the agent, plain memory in tests.
 
+use std::{mem::offset_of, sync::atomic::Ordering};
+
 use balancer_common::abi::{
     Backend, BackendHealth, BackendMeta, FrontendKey, Lifecycle, Service, ServiceMeta, Slot,
 };
@@ -74,11 +76,17 @@ impl KernelTables for Maps {
     }
 
     fn set_endpoints_changed(&mut self, id: u32, now_ns: u64) {
-        if let Some(lifecycle) = self.lifecycle.get(id) {
-            let changed =
-                Lifecycle { endpoints_changed_ns: now_ns, moved_before: lifecycle.moved, ..lifecycle };
-            self.lifecycle.set(id, &changed);
-        }
+        // Word by word: others count in the same entry meanwhile.
+        let word = |offset: usize| self.lifecycle.word(id, offset / size_of::<u64>());
+        let (Some(moved), Some(before), Some(changed)) = (
+            word(offset_of!(Lifecycle, moved)),
+            word(offset_of!(Lifecycle, moved_before)),
+            word(offset_of!(Lifecycle, endpoints_changed_ns)),
+        ) else {
+            return;
+        };
+        before.store(moved.load(Ordering::Relaxed), Ordering::Relaxed);
+        changed.store(now_ns, Ordering::Release);
     }
 
     fn backend(&self, id: u32) -> Backend {
@@ -101,7 +109,7 @@ impl KernelTables for Maps {
 
     fn active(&self, backend: u32) -> u64 {
         // `active` is the first word.
-        self.backend_stats.word(backend, 0).map_or(0, |word| word.load(std::sync::atomic::Ordering::Acquire))
+        self.backend_stats.word(backend, 0).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     fn slot(&self, index: u32) -> Slot {

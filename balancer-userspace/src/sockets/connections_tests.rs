@@ -45,6 +45,8 @@ fn socket(change: impl FnOnce(&mut SocketState)) -> LiveSocket {
         cgroup_id: Some(1),
         translation: Translation::Connect(state),
         tcp: None,
+        receive_queue: 0,
+        send_queue: 0,
         age: Some(Duration::from_secs(60)),
         idle: Some(Duration::from_secs(5)),
     }

@@ -235,6 +235,8 @@ fn tcp_socket(raw: &RawSocket, state: SocketState, place: &Arc<Namespace>, now: 
         inode: raw.inode,
         cgroup_id: raw.cgroup_id,
         translation: Translation::Connect(state),
+        receive_queue: raw.receive_queue,
+        send_queue: raw.send_queue,
         age: now.since(state.opened_ns),
         idle: tcp.and_then(|tcp| tcp.idle().or_else(|| now.since(quiet_since))),
         tcp,
@@ -333,6 +335,8 @@ fn udp_socket(cookie: u64, translation: Translation, now: &Clock) -> LiveSocket 
         cgroup_id: None,
         translation,
         tcp: None,
+        receive_queue: 0,
+        send_queue: 0,
         age,
         idle,
     }

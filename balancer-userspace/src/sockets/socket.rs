@@ -37,6 +37,10 @@ pub struct LiveSocket {
     pub translation: Translation,
     /// What the kernel measures; `None` for UDP and before the handshake is over.
     pub tcp: Option<TcpMetrics>,
+    /// Bytes that wait to be read by the application; 0 for UDP.
+    pub receive_queue: u32,
+    /// Bytes that are not acknowledged yet; 0 for UDP.
+    pub send_queue: u32,
     /// Time since connect(); `None` for an unconnected flow, whose beginning nobody recorded.
     pub age: Option<Duration>,
     /// Time since payload last went either way, as far as known; a connection that never carried any

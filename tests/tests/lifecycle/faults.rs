@@ -8,7 +8,7 @@ use std::{
 use balancer_tests::agent::{Agent, binary};
 use serde_json::Value;
 
-use crate::{Pool, World, vip};
+use crate::{Pool, World, eventually, vip};
 
 /// Moves at once what may be moved.
 const READY: [(&str, &str); 4] = [
@@ -52,6 +52,28 @@ fn what_is_idle_is_moved_on_command() {
     assert_eq!(moved, 2, "{refused}");
     pool.round();
     assert_eq!(pool.replaced, 2);
+}
+
+/// What balancer ends by itself has done no harm, and has shown nothing either.
+#[test]
+fn what_is_moved_is_no_lesson() {
+    let earned = [("rebalance", "idle"), ("rebalance-quiet", "500ms"), ("rebalance-min-age", "0s")];
+    let world = World::new(2, &earned);
+    world.endpoints(&[0, 1], &[]);
+    let agent = world.agent();
+    let mut pool = Pool::open(&world.client, 12, vip());
+    (0..6).for_each(|_| pool.round());
+    let count = |what: &str| {
+        let status = agent.json(["rebalance", "status", "-A"]).unwrap();
+        status["items"][0]["lifecycle"][what].as_u64().unwrap()
+    };
+    eventually("all are offered", Duration::from_secs(20), || count("offered") == 12);
+    let (moved, refused) = now(&agent, 4);
+    assert_eq!(moved, 4, "{refused}");
+    // The others are used again, all at once.
+    pool.round();
+    eventually("that is seen", Duration::from_secs(20), || count("harmless") >= 8);
+    assert_eq!(count("harmless"), 8, "{}", agent.log());
 }
 
 #[test]
