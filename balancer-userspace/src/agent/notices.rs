@@ -10,6 +10,7 @@ use balancer_common::abi::Stop;
 use tokio::sync::mpsc;
 
 use crate::{
+    lifecycle::trust::CLEAN,
     metrics::AgentMetrics,
     model::{Index, ObjectName, Uid},
     source::{Notice, NoticeReason},
@@ -80,17 +81,25 @@ impl Notices {
     /// Moving the idle connections of a Service was stopped, or goes on; the log has said so.
     pub(super) fn rebalance(&mut self, index: &Index, name: &ObjectName, stop: Stop) {
         let (reason, text) = match stop {
-            Stop::None => (NoticeReason::RebalanceResumed, "idle connections may be moved again"),
+            Stop::None => (NoticeReason::RebalanceResumed, "idle connections may be moved again".to_owned()),
             Stop::NoReconnects => (
                 NoticeReason::RebalanceStopped,
-                "idle connections are not moved any more: too few of the clients connected anew",
+                "idle connections are not moved any more: too few of the clients connected anew".to_owned(),
             ),
-            Stop::Harm | Stop::ServerSpeaksFirst => (
+            Stop::Harm => (
                 NoticeReason::RebalanceStopped,
-                "idle connections are not moved: its servers often speak first, so that silence is not idleness",
+                format!(
+                    "idle connections are not moved before {CLEAN} offers in a row have done no harm: a server spoke \
+                     first on one that could have been"
+                ),
+            ),
+            Stop::ServerSpeaksFirst => (
+                NoticeReason::RebalanceStopped,
+                "idle connections are not moved: its servers often speak first, so that silence is not idleness"
+                    .to_owned(),
             ),
         };
-        self.announce(name, index.service(name).and_then(|spec| spec.uid), reason, text);
+        self.announce(name, index.service(name).and_then(|spec| spec.uid), reason, &text);
     }
 
     /// Namespaces were taken in: tells what is wrong with them that was not before.
@@ -193,6 +202,22 @@ mod tests {
         notices.service(&index, &name, Some("no room"));
         assert_eq!(receiver.try_recv().unwrap().reason, NoticeReason::NoRoom);
         assert_eq!(receiver.try_recv().unwrap(), notice);
+    }
+
+    #[test]
+    fn a_harmful_offer_is_not_called_a_habit() {
+        let (mut notices, mut receiver, _) = notices();
+        let mut index = index();
+        let name = set(&mut index, "web", "random");
+        let mut said = |stop| {
+            notices.rebalance(&index, &name, stop);
+            let notice = receiver.try_recv().unwrap();
+            assert_eq!(notice.reason, NoticeReason::RebalanceStopped);
+            notice.message
+        };
+        let harm = said(Stop::Harm);
+        assert!(harm.contains("200 offers") && !harm.contains("often"), "{harm}");
+        assert!(said(Stop::ServerSpeaksFirst).contains("often"));
     }
 
     #[test]

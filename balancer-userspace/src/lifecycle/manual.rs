@@ -6,11 +6,11 @@ use balancer_common::abi::{Refusal, Service};
 
 use super::{
     census::{Census, candidates, loads},
-    gate::{self, Demand},
+    gate::{self, Demand, Evidence},
     hold::{self, Hold},
     moving,
-    policy::{self, Excess, Motion},
-    process::Place,
+    policy::{self, Excess, Load, Motion},
+    process::{self, Place},
     record::{self, Counter},
     worker::name,
 };
@@ -37,10 +37,23 @@ pub struct Candidate {
     pub verdict: Result<(), Refusal>,
 }
 
+/// How even the connections of a Service are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// There is nothing to even out.
+    Even,
+    /// Not uneven enough to begin, and not even enough to end what was begun.
+    Between,
+    /// Moving begins.
+    Uneven,
+}
+
 /// What would be moved now.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where too much is.
+    /// Whether there is too much anywhere.
+    pub spread: Spread,
+    /// Where too much is; empty unless moving begins.
     pub excess: Vec<Excess>,
     /// How long a connection must be quiet.
     pub quiet: Duration,
@@ -67,23 +80,56 @@ pub fn plan(maps: &Maps, services: &[u32]) -> Result<Vec<(u32, Plan)>, SocketsEr
     for id in services {
         let service = maps.services.get(*id).unwrap_or_default();
         let sockets = census.take_service(*id);
-        let (_, excess) = policy::excess(Motion::Moving, &loads(maps, &service));
+        let (spread, excess) = spread(&loads(maps, &service));
         let demand = demand(maps, *id, &service);
         let mut found = Vec::new();
         for from in &excess {
             for (socket, evidence) in candidates(&sockets, from.backend) {
-                let verdict =
-                    gate::judge(&evidence, &demand).and_then(|()| match census.processes.place(socket) {
-                        // It would be asked of the kernel.
-                        Place::Hidden(_) => Ok(()),
-                        place => Hold::take(socket, &place)?.pass(maps, &demand).map(drop),
-                    });
+                let verdict = verdict(maps, &mut census, socket, &evidence, &demand);
                 found.push(Candidate { socket: socket.clone(), verdict });
             }
         }
-        plans.push((*id, Plan { excess, quiet: demand.quiet, candidates: found }));
+        plans.push((*id, Plan { spread, excess, quiet: demand.quiet, candidates: found }));
     }
     Ok(plans)
+}
+
+/// What is too much where for an agent that moves nothing yet: whether it does is not known here.
+fn spread(loads: &[Load]) -> (Spread, Vec<Excess>) {
+    let spread = match policy::excess(Motion::Still, loads) {
+        (Motion::Moving, excess) => return (Spread::Uneven, excess),
+        (Motion::Still, _) => match policy::excess(Motion::Moving, loads).0 {
+            Motion::Moving => Spread::Between,
+            Motion::Still => Spread::Even,
+        },
+    };
+    (spread, Vec::new())
+}
+
+/// What [`moving::relocate`] would say, without the last look of the kernel where it would be told to close the socket.
+fn verdict(
+    maps: &Maps,
+    census: &mut Census,
+    socket: &LiveSocket,
+    evidence: &Evidence,
+    demand: &Demand,
+) -> Result<(), Refusal> {
+    gate::judge(evidence, demand)?;
+    let holders: Vec<u32> = match census.processes.place(socket) {
+        Place::Hidden(pids) => pids,
+        place => match Hold::take(socket, &place) {
+            Ok(hold) => return hold.pass(maps, demand).map(drop),
+            Err(Refusal::Unreachable) => socket.tgid().into_iter().collect(),
+            Err(refusal) => return Err(refusal),
+        },
+    };
+    if !process::sees_all() {
+        Err(Refusal::Unreachable)
+    } else if !holders.iter().all(|pid| process::sleeps(*pid)) {
+        Err(Refusal::Running)
+    } else {
+        Ok(())
+    }
 }
 
 /// Moves up to `max` idle connections of a Service now: from where too much is first, else the longest idle.
@@ -124,4 +170,28 @@ pub fn now(maps: &mut Maps, id: u32, max: u32) -> Result<Outcome, SocketsError> 
         }
     }
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(active: &[u64], expect: Spread, from: &[u32]) {
+        let loads: Vec<Load> =
+            active.iter().zip(0..).map(|(&active, backend)| Load { backend, active, weight: 1 }).collect();
+        let (spread, excess) = spread(&loads);
+        let found: Vec<u32> = excess.iter().map(|excess| excess.backend).collect();
+        assert_eq!((spread, found.as_slice()), (expect, from), "{active:?}");
+    }
+
+    #[test]
+    fn what_the_agent_would_not_begin_is_not_planned() {
+        check(&[15, 15], Spread::Even, &[]);
+        // 1.07 times the share, and 1.14 times, but by one connection.
+        check(&[160, 140], Spread::Between, &[]);
+        check(&[8, 6], Spread::Between, &[]);
+        check(&[8, 0], Spread::Uneven, &[0]);
+        check(&[], Spread::Even, &[]);
+    }
 }

@@ -144,7 +144,7 @@ impl ServiceState {
 
     /// Whether connections are to be moved now, from counters alone.
     pub fn wants(&mut self, maps: &Maps, service: &Service) -> bool {
-        self.is_allowed(service) && self.motion(maps, service).0 == Motion::Moving
+        self.evens_out(service) && self.motion(maps, service).0 == Motion::Moving
     }
 
     /// Notes what came of an offer.
@@ -174,6 +174,11 @@ impl ServiceState {
         matches!(Rebalance::from_u16(service.rebalance), Rebalance::Idle)
             && matches!(self.stop, Stop::None)
             && self.is_trusted(service)
+    }
+
+    /// Whether connections are moved where there are too many.
+    fn evens_out(&self, service: &Service) -> bool {
+        self.is_allowed(service) && is_movable(service)
     }
 
     /// How long a connection must be quiet.
@@ -229,7 +234,7 @@ impl ServiceState {
     pub fn attend(&mut self, turn: &mut Turn<'_>, subject: Subject<'_>, offers: &mut Offers) {
         self.judge(turn, subject);
         let moves = self.is_allowed(subject.service);
-        if moves && settled(turn.maps, subject.id, turn.now_ns) && is_movable(subject.service) {
+        if self.evens_out(subject.service) && settled(turn.maps, subject.id, turn.now_ns) {
             self.even_out(turn, subject);
         }
         // What is to be moved next is not offered: its outcome would not be seen.
@@ -300,4 +305,26 @@ fn settled(maps: &Maps, service: u32, now_ns: u64) -> bool {
 /// Whether a connection that is opened anew may go elsewhere at all.
 const fn is_movable(service: &Service) -> bool {
     service.algorithm != Algorithm::SourceHash as u32 && service.affinity_seconds == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_whose_clients_are_bound_wants_nothing() {
+        let state = ServiceState {
+            lessons: Lessons::from_record(CLEAN),
+            motion: Motion::Still,
+            budget: Budget::default(),
+            returns: Returns::default(),
+            stop: Stop::None,
+            stopped_ns: 0,
+        };
+        let service = Service { rebalance: Rebalance::Idle as u16, ..Service::default() };
+        assert!(state.evens_out(&service));
+        assert!(!state.evens_out(&Service { algorithm: Algorithm::SourceHash as u32, ..service }));
+        assert!(!state.evens_out(&Service { affinity_seconds: 10_800, ..service }));
+        assert!(!state.evens_out(&Service { rebalance: Rebalance::DryRun as u16, ..service }));
+    }
 }

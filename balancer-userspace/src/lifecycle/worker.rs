@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem::{Discriminant, discriminant},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     datapath::{Maps, boot_ns, from_text, thread_time},
-    sockets::{LiveSocket, Transport},
+    sockets::{LiveSocket, SocketsError, Transport},
 };
 
 /// How often it is looked whether there is anything to do.
@@ -48,7 +49,25 @@ pub(super) struct Worker {
     /// A number from 0 to 1, another one after each listing.
     jitter: f64,
     /// Trouble that was told.
-    told: HashSet<String>,
+    told: Told,
+}
+
+/// What an error keeps from being seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Unseen {
+    Some,
+    All,
+}
+
+/// Kinds of trouble that were told. Their texts hold numbers and names, which change all the time.
+#[derive(Debug, Default)]
+struct Told(HashSet<(Unseen, Discriminant<SocketsError>)>);
+
+impl Told {
+    /// Notes one; whether it is the first of its kind.
+    fn is_new(&mut self, unseen: Unseen, error: &SocketsError) -> bool {
+        self.0.insert((unseen, discriminant(error)))
+    }
 }
 
 /// What a turn has to do.
@@ -76,7 +95,7 @@ impl Worker {
             closing: Closing::default(),
             listed: None,
             jitter: 0.5,
-            told: HashSet::new(),
+            told: Told::default(),
         }
     }
 
@@ -150,7 +169,7 @@ impl Worker {
                 self.attend(&work, &mut census);
             }
             Err(error) => {
-                if self.told.insert(error.to_string()) {
+                if self.told.is_new(Unseen::All, &error) {
                     log::warn!("connections cannot be listed, so that none is moved or closed: {error}");
                 }
             }
@@ -245,10 +264,10 @@ impl Worker {
         }
     }
 
-    /// Says once what could not be looked at.
+    /// Says what could not be looked at, once of each kind.
     fn tell(&mut self, census: &Census) {
         for problem in &census.incomplete {
-            if self.told.insert(problem.to_string()) {
+            if self.told.is_new(Unseen::Some, problem) {
                 log::warn!(
                     "not all connections can be seen, so that some are neither moved nor closed: {problem}"
                 );
@@ -268,4 +287,29 @@ pub(super) fn name(maps: &Maps, service: u32) -> String {
     let port = from_text(&meta.port_name);
     let name = format!("{}/{}", from_text(&meta.namespace), from_text(&meta.name));
     if port.is_empty() { name } else { format!("{name}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_of_a_kind_is_told_once_whatever_its_numbers_are() {
+        let mut told = Told::default();
+        let told_of = |told: &mut Told, unseen, errors: [SocketsError; 3]| {
+            errors.iter().filter(|error| told.is_new(unseen, error)).count()
+        };
+        let namespaces = || [3, 4, 3].map(|count| SocketsError::NeedsSysAdmin { count });
+        assert_eq!(told_of(&mut told, Unseen::Some, namespaces()), 1);
+        let hidden = [(3, 9), (4, 9), (4, 7)];
+        let hidden = hidden.map(|(count, example)| SocketsError::HiddenProcesses { count, example });
+        assert_eq!(told_of(&mut told, Unseen::Some, hidden), 1);
+        let source = || std::io::ErrorKind::NotFound.into();
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let gone = names.map(|name| SocketsError::EnterNamespace { name, source: source() });
+        assert_eq!(told_of(&mut told, Unseen::Some, gone), 1);
+        // That nothing at all is seen is something else.
+        assert_eq!(told_of(&mut told, Unseen::All, namespaces()), 1);
+        assert_eq!(told.0.len(), 4);
+    }
 }

@@ -3,21 +3,23 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use balancer_common::abi::{Algorithm, Rebalance, Stop};
+use balancer_common::abi::{Algorithm, Mode, Rebalance};
 
 use crate::{
     cli::exit::Failure,
     datapath::Maps,
     evenness::{Evenness, Load},
     lifecycle::{
-        manual::{self, Plan},
+        manual::{self, Plan, Spread},
         policy::STABLE_NS,
+        trust::CLEAN,
     },
     sockets::{self, LiveSocket, Search},
-    view::{MovedView, OfferView, Overfull, PlanView, ServiceView, Snapshot},
+    view::{AgentView, MovedView, OfferView, Overfull, PlanView, ServiceView, Snapshot, Trust},
 };
 
 /// What would be moved of each of `services`.
@@ -33,7 +35,7 @@ pub(super) fn plan(maps: &Maps, snapshot: &Snapshot, services: &[u32]) -> Result
         .into_iter()
         .filter_map(|(id, plan)| {
             let service = snapshot.services.iter().find(|service| service.id == id)?;
-            Some(view(maps, service, &plan, &owners))
+            Some(view(&snapshot.agent, service, &plan, &owners))
         })
         .collect())
 }
@@ -45,7 +47,7 @@ pub(super) fn now(maps: &mut Maps, service: u32, max: u32) -> Result<MovedView, 
 }
 
 fn view(
-    maps: &Maps,
+    agent: &AgentView,
     service: &ServiceView,
     plan: &Plan,
     owners: &HashMap<u32, Vec<sockets::Process>>,
@@ -102,7 +104,7 @@ fn view(
                 verdict: candidate.verdict,
             })
             .collect(),
-        why_not: why_not(maps, service, plan),
+        why_not: why_not(agent, service, plan.spread),
     }
 }
 
@@ -118,27 +120,91 @@ fn shift(loads: &mut BTreeMap<SocketAddr, Load>, from: SocketAddr) {
 }
 
 /// Why nothing is moved now; the first reason of several.
-fn why_not(maps: &Maps, service: &ServiceView, plan: &Plan) -> Option<String> {
-    let entry = maps.services.get(service.id)?;
-    let lifecycle = maps.lifecycle.get(service.id)?;
-    let since = crate::datapath::boot_ns().saturating_sub(lifecycle.endpoints_changed_ns);
-    if entry.algorithm == Algorithm::SourceHash as u32 || entry.affinity_seconds != 0 {
-        Some(
+fn why_not(agent: &AgentView, service: &ServiceView, spread: Spread) -> Option<String> {
+    let lifecycle = &service.lifecycle;
+    if service.algorithm == Algorithm::SourceHash || service.affinity.is_some() {
+        return Some(
             "its clients are bound to their backends: a connection that is opened anew goes to the same"
                 .to_owned(),
-        )
-    } else if plan.excess.is_empty() {
-        Some("connections are even enough".to_owned())
-    } else if Rebalance::from_u16(entry.rebalance) != Rebalance::Idle {
-        Some(format!(
+        );
+    }
+    match spread {
+        Spread::Even => return Some("connections are even enough".to_owned()),
+        Spread::Between => {
+            return Some(
+                "connections are even enough not to begin: moving goes on only where it has begun".to_owned(),
+            );
+        }
+        Spread::Uneven => {}
+    }
+    if lifecycle.mode != Rebalance::Idle {
+        return Some(format!(
             "rebalance is {}; balancer.dev/rebalance: idle moves connections",
-            Rebalance::from_u16(entry.rebalance).name()
-        ))
-    } else if Stop::from_u32(lifecycle.stop) != Stop::None {
-        Some(format!("moving was stopped: {}", Stop::from_u32(lifecycle.stop).name()))
-    } else if since < STABLE_NS {
-        Some("endpoints have just changed".to_owned())
-    } else {
-        None
+            lifecycle.mode.name()
+        ));
+    }
+    if agent.mode == Mode::Observe {
+        return Some("the agent only observes (--mode observe)".to_owned());
+    }
+    if let Some((stop, _)) = lifecycle.stopped {
+        return Some(format!("moving was stopped: {}", stop.name()));
+    }
+    if lifecycle.trust == Trust::Record && !lifecycle.is_earned() {
+        return Some(format!(
+            "the record is not clean yet: {} of {CLEAN} offers in a row were harmless",
+            lifecycle.clean
+        ));
+    }
+    if lifecycle.budget_percent == 0 {
+        return Some("the budget is 0% (balancer.dev/rebalance-budget)".to_owned());
+    }
+    let just_changed = |since: Duration| since < Duration::from_nanos(STABLE_NS);
+    lifecycle.endpoints_changed.is_some_and(just_changed).then(|| "endpoints have just changed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::abi::Stop;
+
+    use super::*;
+    use crate::cli::fixture;
+
+    /// A Service that would be moved, but for what `change` does to it.
+    #[track_caller]
+    fn check(spread: Spread, change: impl Fn(&mut AgentView, &mut ServiceView), expect: Option<&str>) {
+        let mut agent = fixture::snapshot().agent;
+        let mut service = fixture::service(9, "default", "web", "", "10.96.0.1:80");
+        let lifecycle = &mut service.lifecycle;
+        (lifecycle.mode, lifecycle.clean, lifecycle.budget_percent) = (Rebalance::Idle, CLEAN, 5);
+        lifecycle.endpoints_changed = Some(Duration::from_secs(10));
+        change(&mut agent, &mut service);
+        let why = why_not(&agent, &service, spread);
+        let is_expected = why.as_deref().zip(expect).map(|(why, expect)| why.contains(expect));
+        assert_eq!(why.is_some(), expect.is_some(), "{why:?}");
+        assert_ne!(is_expected, Some(false), "{why:?}");
+    }
+
+    #[test]
+    fn what_keeps_the_agent_from_moving_is_named() {
+        let uneven = Spread::Uneven;
+        check(uneven, |_, _| {}, None);
+        check(Spread::Even, |_, _| {}, Some("even enough"));
+        check(Spread::Between, |_, _| {}, Some("where it has begun"));
+        check(uneven, |_, service| service.algorithm = Algorithm::SourceHash, Some("bound"));
+        check(uneven, |_, service| service.affinity = Some(Duration::from_secs(9)), Some("bound"));
+        check(uneven, |_, service| service.lifecycle.mode = Rebalance::DryRun, Some("dry-run"));
+        check(uneven, |agent, _| agent.mode = Mode::Observe, Some("observe"));
+        let stopped = Some((Stop::Harm, Duration::from_secs(9)));
+        check(uneven, |_, service| service.lifecycle.stopped = stopped, Some("harm"));
+        check(uneven, |_, service| service.lifecycle.clean = 50, Some("50 of 200"));
+        check(
+            uneven,
+            |_, service| (service.lifecycle.clean, service.lifecycle.trust) = (50, Trust::Immediate),
+            None,
+        );
+        check(uneven, |_, service| service.lifecycle.budget_percent = 0, Some("budget"));
+        let lately = Some(Duration::from_secs(9));
+        check(uneven, |_, service| service.lifecycle.endpoints_changed = lately, Some("just changed"));
+        check(uneven, |_, service| service.lifecycle.endpoints_changed = None, None);
     }
 }

@@ -187,3 +187,51 @@ fn while_endpoints_come_and_go_nothing_is_moved() {
     }
     assert_eq!(pool.replaced, 0, "{}", agent.log());
 }
+
+/// `balancer rebalance plan` of the Service's port for TCP and IPv4, by a process that `wrapper` starts.
+fn plan(world: &World, agent: &Agent<'_>, wrapper: &[&str]) -> Value {
+    let (binary, pins) = (binary().unwrap(), agent.pins());
+    let words = wrapper.iter().map(std::ffi::OsStr::new).chain([binary.as_os_str()]);
+    let words: Vec<_> = words.collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg("--pins").arg(pins);
+    command.args(["rebalance", "plan", "web", "-n", "default", "-o", "json"]);
+    let output = world.node.host().output(command).unwrap();
+    let document: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let items = document["items"].as_array().unwrap();
+    items.iter().find(|item| item["protocol"] == "TCP" && item["family"] == "IPv4").unwrap().clone()
+}
+
+#[test]
+fn a_plan_says_what_keeps_the_agent_from_moving() {
+    let world =
+        World::new(2, &[("rebalance", "idle"), ("rebalance-quiet", "200ms"), ("rebalance-min-age", "0s")]);
+    world.endpoints(&[0], &[]);
+    let agent = world.agent();
+    let mut pool = Pool::open(&world.client, 8, vip());
+    (0..6).for_each(|_| pool.round());
+    world.endpoints(&[0, 1], &[]);
+    std::thread::sleep(Duration::from_secs(1));
+    let refusals = |plan: &Value| {
+        let offers = plan["offers"].as_array().unwrap().clone();
+        offers.iter().map(|offer| offer["refusal"].clone()).collect::<Vec<_>>()
+    };
+    let why_not = |plan: &Value| plan["whyNot"].as_str().unwrap_or_default().to_owned();
+
+    let here = plan(&world, &agent, &[]);
+    assert_eq!((&here["moves"], refusals(&here)), (&4.into(), vec![Value::Null; 8]), "{here:#}");
+    assert!(why_not(&here).contains("the record is not clean yet"), "{here:#}");
+    // Where process ids mean other processes, nothing is moved.
+    let elsewhere = plan(&world, &agent, &["unshare", "--pid", "--fork", "--mount-proc"]);
+    assert_eq!(elsewhere["moves"], 0, "{elsewhere:#}");
+    assert_eq!(refusals(&elsewhere), vec![Value::from("unreachable"); 8], "{elsewhere:#}");
+    // Seven would be even; nobody begins to move one connection.
+    let other = Pool::open(&world.client, 6, vip());
+    let here = plan(&world, &agent, &[]);
+    assert_eq!((&here["moves"], refusals(&here)), (&0.into(), Vec::new()), "{here:#}");
+    assert!(why_not(&here).contains("even enough"), "{here:#}");
+    assert_eq!(pool.client.check_held().unwrap().broken, 0);
+    pool.close();
+    other.close();
+}
