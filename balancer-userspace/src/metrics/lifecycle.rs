@@ -31,7 +31,9 @@ const REBALANCE: [Counter; 6] = [
         "Offered connections on which the server spoke next: a move would have cut that off",
         |lifecycle| lifecycle.harmful,
     ),
-    ("balancer_rebalance_moved", "Connections that were moved to even out", |lifecycle| lifecycle.moved),
+    ("balancer_rebalance_moved", "Connections that were moved to even out, by command too", |lifecycle| {
+        lifecycle.moved
+    }),
     (
         "balancer_rebalance_reconnected",
         "Moved connections whose process had connected anew within ten seconds",

@@ -137,22 +137,42 @@ fn a_connection_that_was_opened_before_is_not() {
     pool.close();
 }
 
+/// `balancer rebalance now` without the right to look at descriptors of others.
+fn now_without_ptrace(world: &World, agent: &Agent<'_>, max: u32) -> (u64, Value) {
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(binary().unwrap());
+    command.arg("--pins").arg(agent.pins());
+    command.args(["rebalance", "now", "web", "-n", "default", "--max", &max.to_string(), "-o", "json"]);
+    moved(&world.node.host().output(command).unwrap())
+}
+
 #[test]
 fn without_the_right_to_its_descriptor_the_kernel_closes_it() {
     let world = World::new(2, &READY);
     world.endpoints(&[0, 1], &[]);
     let agent = world.agent();
     let mut pool = idle_pool(&world);
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(binary().unwrap());
-    command.arg("--pins").arg(agent.pins());
-    command.args(["rebalance", "now", "web", "-n", "default", "--max", "2", "-o", "json"]);
-    let output = world.node.host().output(command).unwrap();
-    let (moved, refused) = moved(&output);
-    assert_eq!(moved, 2, "{refused} {output:?}");
+    let (moved, refused) = now_without_ptrace(&world, &agent, 2);
+    assert_eq!(moved, 2, "{refused}");
     // These see a connection that was aborted, not one that was ended.
     pool.round();
     assert_eq!(pool.replaced, 2);
+}
+
+/// The answer is here, and the application has not read it yet: the kernel would throw it away.
+#[test]
+fn an_answer_that_was_not_read_is_not_lost() {
+    let world = World::new(2, &READY);
+    world.endpoints(&[0, 1], &[]);
+    let agent = world.agent();
+    let client = world.client.client().unwrap();
+    let socket = client.connect(vip()).unwrap();
+    (0..5).for_each(|_| drop(socket.ask().unwrap()));
+    socket.write("who\n").unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    for (moved, refused) in [now_without_ptrace(&world, &agent, 1), now(&agent, 1)] {
+        assert_eq!((moved, refused["in-flight"].as_u64()), (0, Some(1)), "{refused}");
+    }
 }
 
 #[test]
