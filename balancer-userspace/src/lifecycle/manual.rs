@@ -117,10 +117,10 @@ fn verdict(
     gate::judge(evidence, demand)?;
     let holders: Vec<u32> = match census.processes.place(socket) {
         Place::Hidden(pids) => pids,
-        place => match Hold::take(socket, &place) {
-            Ok(hold) => return hold.pass(maps, demand).map(drop),
-            Err(Refusal::Unreachable) => socket.tgid().into_iter().collect(),
-            Err(refusal) => return Err(refusal),
+        place => match (Hold::take(socket, &place), place) {
+            (Ok(hold), _) => return hold.pass(maps, demand).map(drop),
+            (Err(Refusal::Unreachable), Place::Held { pid, .. }) => vec![pid],
+            (Err(refusal), _) => return Err(refusal),
         },
     };
     if !process::sees_all() {
