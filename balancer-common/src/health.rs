@@ -15,11 +15,24 @@
 //! ```
 //!
 //! What is avoided or ejected comes back through a *trial*: when its time is over, a single connect is let
-//! through, and its outcome decides. A new backend begins in the ramp where its Service asks for that.
+//! through, and its outcome decides. A new backend begins in the ramp where its Service asks for that, and what
+//! interrupts its ramp without an ejection leaves it its place: when it was tried it goes on where it would be by then.
+//!
+//! The two lowest bits say what is wrong, and the third whether there is a ramp. Of a ramp alone the rest is as in
+//! every other word. With both, the ramp is one of a backend that was not ejected, and the number of its ejections
+//! makes room for when the ramp began:
+//!
+//! ```text
+//!   bits      0-1        2     3-6       7-10      11-15   16-63
+//!             trouble    ramp  failures  level     0       when it ends; in the ramp alone, when that began (ms)
+//!
+//!   bits      0-1        2     3-6       7-22                          23-63
+//!             trouble    1     failures  when the ramp began (64 ms)   when the trouble ends (ms)
+//! ```
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::select::below;
+use crate::select::{below, sign_mask};
 
 /// How long a backend is avoided after a failure, in milliseconds.
 pub const AVOID_MS: u64 = 1_000;
@@ -37,7 +50,7 @@ pub const RETURN_MS: u64 = 10_000;
 /// How long a backend must have been well for its ejections to be forgotten, in milliseconds.
 pub const FORGIVE_MS: u64 = 60_000;
 
-const KIND: u64 = 7;
+const TROUBLE: u64 = 3;
 const COUNT: u64 = 15;
 const FAILURES_AT: u32 = 3;
 const LEVEL_AT: u32 = 7;
@@ -47,6 +60,14 @@ const AVOIDED: u64 = 1;
 const EJECTED: u64 = 2;
 const TRIAL: u64 = 3;
 const RAMP: u64 = 4;
+
+/// Where a word with trouble and a ramp has the beginning of the ramp, the low bits of a number of steps, and where
+/// the end of the trouble.
+const BEGAN_AT: u32 = 7;
+const BEGAN: u64 = 0xffff;
+const END_AT: u32 = 23;
+/// The steps are so many bits above a millisecond: what can be told apart is more than an hour, the longest ramp.
+const STEP: u32 = 6;
 
 /// What is known of a backend's health, in one word: 0 if nothing is wrong.
 #[repr(transparent)]
@@ -112,9 +133,20 @@ impl Health {
         Self::new(RAMP, 0, 0, ms(now_ns))
     }
 
+    /// In trouble until `end_ms`, and in a ramp that began at `began_ms`, unless that was too long ago to be noted, and
+    /// so to matter.
     #[inline(always)]
-    const fn kind(self) -> u64 {
-        self.0 & KIND
+    const fn interrupted(trouble: u64, failures: u64, began_ms: u64, end_ms: u64) -> Self {
+        let began = began_ms >> STEP;
+        if (end_ms >> STEP).wrapping_sub(began) > BEGAN {
+            return Self::new(trouble, failures, 0, end_ms);
+        }
+        Self(trouble | RAMP | (failures << FAILURES_AT) | ((began & BEGAN) << BEGAN_AT) | (end_ms << END_AT))
+    }
+
+    #[inline(always)]
+    const fn trouble(self) -> u64 {
+        self.0 & TROUBLE
     }
 
     #[inline(always)]
@@ -122,14 +154,39 @@ impl Health {
         (self.0 >> FAILURES_AT) & COUNT
     }
 
+    /// Whether it has both, trouble and a ramp.
     #[inline(always)]
-    const fn level(self) -> u64 {
-        (self.0 >> LEVEL_AT) & COUNT
+    const fn is_interrupted(self) -> bool {
+        self.0 & RAMP != 0 && self.trouble() != 0
     }
 
     #[inline(always)]
+    const fn level(self) -> u64 {
+        if self.is_interrupted() { 0 } else { (self.0 >> LEVEL_AT) & COUNT }
+    }
+
+    /// When the trouble ends; of a ramp alone, when that began.
+    #[inline(always)]
     const fn time_ms(self) -> u64 {
-        self.0 >> TIME_AT
+        if self.is_interrupted() { self.0 >> END_AT } else { self.0 >> TIME_AT }
+    }
+
+    /// When the ramp began that it is in.
+    #[inline(always)]
+    const fn began_ms(self) -> u64 {
+        if !self.is_interrupted() {
+            return self.time_ms();
+        }
+        // The last time with these bits before the trouble ends.
+        let end = self.time_ms() >> STEP;
+        let ago = end.wrapping_sub(self.0 >> BEGAN_AT) & BEGAN;
+        end.wrapping_sub(ago) << STEP
+    }
+
+    /// Since when it is in the ramp, in milliseconds of `CLOCK_BOOTTIME`, be it that it failed meanwhile: then in steps
+    /// of 64 ms.
+    pub const fn ramp_since(self) -> Option<u64> {
+        if self.0 & RAMP != 0 { Some(self.began_ms()) } else { None }
     }
 
     /// Whether nothing is wrong.
@@ -141,17 +198,17 @@ impl Health {
     /// Whether it is ejected.
     #[inline(always)]
     pub const fn is_ejected(self) -> bool {
-        self.kind() == EJECTED
+        self.trouble() == EJECTED
     }
 
     /// Taken apart.
     pub const fn condition(self) -> Condition {
         let time = self.time_ms();
-        match self.kind() {
+        match self.trouble() {
             AVOIDED => Condition::Avoided(time),
             EJECTED => Condition::Ejected(time),
             TRIAL => Condition::Trial(time),
-            RAMP => Condition::Ramp(time),
+            _ if self.0 & RAMP != 0 => Condition::Ramp(time),
             _ => Condition::Clear,
         }
     }
@@ -173,51 +230,62 @@ impl Health {
     #[inline(always)]
     pub fn admit(self, now_ns: u64, slow_start_ms: u32, random: u32) -> Admission {
         let now = ms(now_ns);
-        match self.kind() {
-            AVOIDED | EJECTED | TRIAL => {
-                if now < self.time_ms() {
-                    return Admission::No;
-                }
-                Admission::Trial(Self::new(TRIAL, self.failures(), self.level(), now + TRIAL_MS))
+        if self.trouble() != 0 {
+            if now < self.time_ms() {
+                return Admission::No;
             }
-            RAMP => {
-                let window = self.ramp_ms(slow_start_ms);
-                let elapsed = now.saturating_sub(self.time_ms());
-                if elapsed >= window {
-                    return Admission::Yes;
-                }
-                // elapsed / window, at least a tenth, against random / 2^32; none of it overflows, for a
-                // window is below 2^32.
-                let grown = if elapsed * 10 < window { window / 10 } else { elapsed };
-                if (random as u64) * window < grown << 32 { Admission::Yes } else { Admission::No }
-            }
-            _ => Admission::Yes,
+            return Admission::Trial(self.out(TRIAL, self.failures(), now + TRIAL_MS));
+        }
+        if self.0 & RAMP == 0 {
+            return Admission::Yes;
+        }
+        let window = self.ramp_ms(slow_start_ms);
+        let elapsed = now.saturating_sub(self.time_ms());
+        if elapsed >= window {
+            return Admission::Yes;
+        }
+        // elapsed / window, at least a tenth, against random / 2^32; none of it overflows, for a
+        // window is below 2^32.
+        let grown = if elapsed * 10 < window { window / 10 } else { elapsed };
+        if (random as u64) * window < grown << 32 { Admission::Yes } else { Admission::No }
+    }
+
+    /// In trouble until `end_ms`, with what else is known of it: how often it was ejected, or the ramp of one that was
+    /// not.
+    #[inline(always)]
+    const fn out(self, trouble: u64, failures: u64, end_ms: u64) -> Self {
+        let level = self.level();
+        if self.0 & RAMP != 0 && level == 0 {
+            Self::interrupted(trouble, failures, self.began_ms(), end_ms)
+        } else {
+            Self::new(trouble, failures, level, end_ms)
         }
     }
 
     /// All ones if a connect should rather go elsewhere, without a trial; else 0.
     #[inline(always)]
     pub fn spared(self, now_ns: u64, slow_start_ms: u32) -> u64 {
-        // Beyond the end of the ramp there is nothing to spare.
-        let returned = below(0, self.level());
-        let by_default = RETURN_MS & returned;
+        // Beyond the end of the ramp there is nothing to spare. What is made here of one that was interrupted does not
+        // matter: that one is failing.
+        let returned = below(0, self.0 & (COUNT << LEVEL_AT));
         let given = slow_start_ms as u64;
-        let window = given | (by_default & !below(0, given));
-        let ramping = equal(self.kind(), RAMP) & below(ms(now_ns), self.time_ms() + window);
+        let window = given | (returned & !below(0, given) & RETURN_MS);
+        let ramping = sign_mask(self.0 << 61) & below(ms(now_ns), (self.0 >> TIME_AT) + window);
         self.failing() | ramping
     }
 
     /// All ones if it is avoided, ejected or on trial; else 0.
     #[inline(always)]
     pub fn failing(self) -> u64 {
-        below(0, self.kind()) & below(self.kind(), RAMP)
+        // Each of the two bits by itself: of a single comparison the verifier would follow both outcomes.
+        sign_mask(self.0 << 63) | sign_mask(self.0 << 62)
     }
 
     /// After an attempt that failed at `now_ns`. `random` is uniform.
     #[inline(always)]
     pub fn failed(self, failure: Failure, now_ns: u64, random: u32) -> Self {
         let now = ms(now_ns);
-        let kind = self.kind();
+        let kind = self.trouble();
         // What failed while it was out anyway says nothing new.
         if kind == EJECTED && now < self.time_ms() {
             return self;
@@ -237,30 +305,31 @@ impl Health {
         } else {
             AVOID_MS
         };
-        Self::new(AVOIDED, failures, level, now + wait)
+        self.out(AVOIDED, failures, now + wait)
     }
 
-    /// After a handshake that was completed at `now_ns`.
+    /// After a handshake that was completed at `now_ns`, with a backend of a Service with this slow start.
     #[inline(always)]
-    pub const fn succeeded(self, now_ns: u64) -> Self {
+    pub const fn succeeded(self, now_ns: u64, slow_start_ms: u32) -> Self {
         let now = ms(now_ns);
         let level = self.level();
-        match self.kind() {
+        let trouble = self.trouble();
+        if trouble == EJECTED {
             // It began before: the trial will tell.
-            EJECTED => self,
-            RAMP if now.saturating_sub(self.time_ms()) < FORGIVE_MS => {
-                Self::new(RAMP, 0, level, self.time_ms())
-            }
-            AVOIDED | TRIAL if level != 0 => Self::new(RAMP, 0, level, now),
-            _ => Self::CLEAR,
+            return self;
+        }
+        // What was ejected before ramps from now on. The ramp of what was not goes on, if there is one.
+        let began = if trouble != 0 && level != 0 { now } else { self.began_ms() };
+        let age = now.saturating_sub(began);
+        let ramps = self.0 & RAMP != 0 && age < slow_start_ms as u64;
+        if level != 0 && age < FORGIVE_MS {
+            Self::new(RAMP, 0, level, began)
+        } else if ramps {
+            Self::new(RAMP, 0, 0, began)
+        } else {
+            Self::CLEAR
         }
     }
-}
-
-/// All ones if `a` is `b`, else 0; both below 2^63.
-#[inline(always)]
-fn equal(a: u64, b: u64) -> u64 {
-    !(below(a, b) | below(b, a))
 }
 
 /// How long a backend stays out that was ejected `level` times in a row before: up to half as long again
@@ -307,7 +376,7 @@ mod tests {
         assert_eq!(failed.admit(1_999 * MS, 0, HALF), Admission::No);
         let trial = try_again(failed, 2_000);
         assert_eq!(trial.admit(2_001 * MS, 0, HALF), Admission::No, "only one");
-        assert_eq!(trial.succeeded(2_001 * MS), Health::CLEAR);
+        assert_eq!(trial.succeeded(2_001 * MS, 0), Health::CLEAR);
         try_again(trial, 2_000 + TRIAL_MS);
     }
 
@@ -328,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_success_between_them_breaks_the_row() {
-        let health = refuse(refuse(Health::CLEAR, 0), 1).succeeded(2 * MS);
+        let health = refuse(refuse(Health::CLEAR, 0), 1).succeeded(2 * MS, 0);
         assert_eq!(health, Health::CLEAR);
         assert!(matches!(refuse(health, 3).condition(), Condition::Avoided(_)));
     }
@@ -336,17 +405,75 @@ mod tests {
     #[test]
     fn what_was_ejected_comes_back_slowly_and_is_forgiven_after_a_while() {
         let ejected = refuse(refuse(refuse(Health::CLEAR, 0), 0), 0);
-        assert_eq!(ejected.succeeded(1), ejected, "it began before");
-        let back = try_again(ejected, 5_000).succeeded(5_001 * MS);
+        assert_eq!(ejected.succeeded(1, 0), ejected, "it began before");
+        let back = try_again(ejected, 5_000).succeeded(5_001 * MS, 0);
         assert_eq!(back.condition(), Condition::Ramp(5_001));
         assert_eq!(back.admit((5_001 + RETURN_MS) * MS, 0, u32::MAX), Admission::Yes);
-        let still = back.succeeded(20_000 * MS);
+        let still = back.succeeded(20_000 * MS, 0);
         assert_eq!(still, back);
         assert_eq!(
             refuse(refuse(refuse(still, 30_000), 30_000), 30_000).condition(),
             Condition::Ejected(40_000)
         );
-        assert_eq!(still.succeeded((5_001 + FORGIVE_MS) * MS), Health::CLEAR);
+        assert_eq!(still.succeeded((5_001 + FORGIVE_MS) * MS, 0), Health::CLEAR);
+    }
+
+    #[test]
+    fn a_ramp_goes_on_for_as_long_as_the_service_says() {
+        const WINDOW: u32 = 3_600_000;
+        let new = Health::ramp(1_000 * MS);
+        assert_eq!(new.succeeded(3_600_999 * MS, WINDOW), new);
+        assert_eq!(new.succeeded(3_601_000 * MS, WINDOW), Health::CLEAR);
+        assert_eq!(new.succeeded(11_000 * MS, 10_000), Health::CLEAR, "over is over");
+        let ejected = refuse(refuse(refuse(Health::CLEAR, 0), 0), 0);
+        let back = try_again(ejected, 5_000).succeeded(5_000 * MS, WINDOW);
+        let forgiven = back.succeeded((5_000 + FORGIVE_MS) * MS, WINDOW);
+        assert_eq!(forgiven, Health::ramp(5_000 * MS), "forgiven, and in the ramp");
+        assert_eq!(back.succeeded(64_999 * MS, WINDOW), back);
+        assert_eq!(back.succeeded((5_000 + FORGIVE_MS) * MS, 10_000), Health::CLEAR);
+    }
+
+    #[test]
+    fn a_ramp_goes_on_after_a_failure_where_it_would_be() {
+        const WINDOW: u32 = 3_600_000;
+        let began = 123_456_789;
+        let mut health = Health::ramp(began * MS);
+        // One client that meets nobody, again and again, does not keep it back.
+        let mut now = began;
+        while now < began + 3_500_000 {
+            health = slow(health, now, Suspicion::OneClient);
+            let Condition::Avoided(until) = health.condition() else { panic!("{health:?}") };
+            assert!((now + 1_000..=now + 8_000).contains(&until));
+            assert_eq!(health.spared(now * MS, WINDOW), u64::MAX);
+            now = until + 1_234;
+            health = try_again(health, now);
+            assert_eq!(health.condition(), Condition::Trial(now + TRIAL_MS));
+            assert_eq!(health.ramp_since(), Some(began - began % 64));
+            if now % 3 == 0 {
+                health = health.succeeded(now * MS, WINDOW);
+                assert_eq!(health.condition(), Condition::Ramp(began - began % 64));
+            }
+        }
+        assert_eq!(health.succeeded((began + 3_600_000) * MS, WINDOW), Health::CLEAR);
+        let late = slow(health, began + 10_000_000, Suspicion::OneClient);
+        assert!(matches!(late.condition(), Condition::Avoided(_)));
+        assert_eq!(late.ramp_since(), None, "longer ago than any ramp takes");
+    }
+
+    #[test]
+    fn an_ejection_ends_a_ramp_and_begins_another() {
+        let refused = refuse(refuse(Health::ramp(0), 1), 2);
+        assert_eq!(refused.ramp_since(), Some(0));
+        let ejected = refuse(refused, 3);
+        assert_eq!((ejected.condition(), ejected.ramp_since()), (Condition::Ejected(5_003), None));
+        let relapsed = refuse(try_again(ejected, 6_000), 6_000);
+        assert_eq!(relapsed.condition(), Condition::Ejected(16_000));
+        let back = try_again(relapsed, 16_000).succeeded(16_000 * MS, 30_000);
+        assert_eq!(back.ramp_since(), Some(16_000));
+        let again = refuse(back, 20_000);
+        assert_eq!(again.ramp_since(), None, "one that was ejected begins anew after each failure");
+        let back = try_again(again, 21_000).succeeded(21_000 * MS, 30_000);
+        assert_eq!(back.ramp_since(), Some(21_000));
     }
 
     #[test]
@@ -379,7 +506,7 @@ mod tests {
     #[test]
     fn the_mask_agrees_with_the_admission() {
         let ejected = refuse(refuse(refuse(Health::CLEAR, 0), 0), 0);
-        let back = try_again(ejected, 5_000).succeeded(5_000 * MS);
+        let back = try_again(ejected, 5_000).succeeded(5_000 * MS, 0);
         for (health, at_ms, window, spared) in [
             (Health::CLEAR, 0, 0, false),
             (Health::CLEAR, 0, 5_000, false),
@@ -395,6 +522,8 @@ mod tests {
             (Health::ramp(0), 0, 0, false),
             (Health::ramp(0), 4_999, 5_000, true),
             (Health::ramp(0), 5_000, 5_000, false),
+            (refuse(Health::ramp(0), 0), 9_000, 5_000, true),
+            (try_again(refuse(Health::ramp(0), 0), 9_000), 9_000, 5_000, true),
         ] {
             let mask = health.spared(at_ms * MS, window);
             assert_eq!(mask, if spared { u64::MAX } else { 0 }, "{health:?} at {at_ms} ms, window {window}");

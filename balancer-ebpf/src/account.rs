@@ -14,7 +14,7 @@ use balancer_common::{
 
 use crate::{
     atomic,
-    maps::{BACKEND_HEALTH, BACKEND_STATS, BACKENDS, SERVICE_STATS},
+    maps::{BACKEND_HEALTH, BACKEND_STATS, BACKENDS, SERVICE_STATS, SERVICES},
 };
 
 /// Why an attempt failed.
@@ -88,7 +88,14 @@ pub fn opened(choice: &Choice, phase: Phase) {
 /// Notes an attempt that failed with its backend, in a way that says something of it.
 #[inline(always)]
 pub fn failed(backend: u32, failure: health::Failure) {
-    update_health(backend, |state, now_ns, random| state.failed(failure, now_ns, random));
+    note_outcome(
+        backend,
+        match failure {
+            health::Failure::Refused => REFUSED,
+            health::Failure::Slow(Suspicion::OneClient) => SLOW_FOR_ONE,
+            health::Failure::Slow(Suspicion::SeveralClients) => SLOW_FOR_SEVERAL,
+        },
+    );
 }
 
 /// Notes that `client` found a backend slow.
@@ -115,30 +122,61 @@ fn well(backend: u32) {
     if unsafe { (&raw const (*entry).state.0).read_volatile() } != 0 {
         // SAFETY: as above.
         unsafe { (&raw mut (*entry).suspected_by).write_volatile(0) };
-        update_health(backend, |state, now_ns, _| state.succeeded(now_ns));
+        note_outcome(backend, WELL);
     }
 }
 
-/// Exchanges what is known of a backend for what follows from it. Should another processor be at it as
-/// well, the second of two rounds sees what that one made of it; what loses both is one outcome of several at once.
+/// How long the Service of a backend lets new ones take to get their share.
 #[inline(always)]
-fn update_health(backend: u32, next: impl Fn(Health, u64, u32) -> Health) {
-    let Some(entry) = BACKEND_HEALTH.get_ptr_mut(backend) else { return };
+fn slow_start_ms(backend: u32) -> u32 {
+    let service = BACKENDS.get(backend).and_then(|backend| SERVICES.get(backend.service));
+    service.map_or(0, |service| service.slow_start_ms)
+}
+
+/// What became of an attempt, as a number for [`note_outcome`].
+const WELL: u32 = 0;
+const REFUSED: u32 = 1;
+const SLOW_FOR_ONE: u32 = 2;
+const SLOW_FOR_SEVERAL: u32 = 3;
+
+#[inline(always)]
+const fn failure(outcome: u32) -> health::Failure {
+    match outcome {
+        SLOW_FOR_ONE => health::Failure::Slow(Suspicion::OneClient),
+        SLOW_FOR_SEVERAL => health::Failure::Slow(Suspicion::SeveralClients),
+        _ => health::Failure::Refused,
+    }
+}
+
+/// Exchanges what is known of a backend for what follows from an outcome. Should another processor be at it as
+/// well, the second of two rounds sees what that one made of it; what loses both is one outcome of several at once.
+///
+/// A global function, which the verifier checks once and by itself: it is seldom called, and from several places.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_outcome(backend: u32, outcome: u32) -> u32 {
+    let Some(entry) = BACKEND_HEALTH.get_ptr_mut(backend) else { return 0 };
+    let slow_start_ms = slow_start_ms(backend);
     // SAFETY: no arguments.
     let (now_ns, random) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_prandom_u32()) };
     for _ in 0..2 {
         // SAFETY: the verifier has bounded the pointer to the map value. Volatile: other CPUs write it.
         let old = Health(unsafe { (&raw const (*entry).state.0).read_volatile() });
-        let new = next(old, now_ns, random);
+        let new = if outcome == WELL {
+            old.succeeded(now_ns, slow_start_ms)
+        } else {
+            old.failed(failure(outcome), now_ns, random)
+        };
         // SAFETY: as above.
         if new == old || atomic::replace_u64(unsafe { &raw mut (*entry).state.0 }, old.0, new.0) {
             if new.is_ejected() && new != old {
                 // SAFETY: as above.
                 atomic::add(unsafe { &raw mut (*entry).ejections }, 1);
             }
-            return;
+            break;
         }
     }
+    0
 }
 
 /// Counts a completed handshake.

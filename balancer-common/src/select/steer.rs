@@ -88,11 +88,13 @@ fn scan<T: Load>(
         return Steered::Keep;
     }
     let by_load = if matches!(order, Order::Load) { u64::MAX } else { 0 };
-    let looked = if len < FULL_SCAN { len } else { FULL_SCAN };
+    // Steps are counted in 64 bits, a whole place on the stack: of half a place, beside which the compiler may put the key
+    // of a map, the verifier forgets the value, and then sees no end of the loop.
+    let looked = u64::from(if len < FULL_SCAN { len } else { FULL_SCAN });
     let mut index = start % len;
     let (mut best, mut best_weight, mut best_active, mut found) = (0_u64, 1_u64, 0_u64, 0_u64);
     let (mut failing, mut best_is_well) = (0_u64, 0_u64);
-    for step in 0..FULL_SCAN {
+    for step in 0..u64::from(FULL_SCAN) {
         if step >= looked {
             break;
         }
@@ -116,7 +118,7 @@ fn scan<T: Load>(
         found |= better;
         index = after(index, len);
     }
-    if failing * 2 > looked as u64 {
+    if failing * 2 > looked {
         Steered::Panic
     } else if found == 0 {
         Steered::Keep

@@ -17,7 +17,7 @@ fn attempt(world: &World, refuses: impl Fn(u32) -> bool) -> Result<u32, u32> {
         return Err(backend);
     }
     if !cell.get().is_clear() {
-        cell.set(cell.get().succeeded(now));
+        cell.set(cell.get().succeeded(now, world.services[FIRST_SERVICE as usize].slow_start_ms));
     }
     Ok(backend)
 }
@@ -66,7 +66,7 @@ fn what_was_ejected_is_tried_by_one_connect_and_comes_back() {
     assert_eq!(world.choose().backend, 0, "the trial");
     assert!((0..100).all(|_| world.choose().backend != 0), "one connect tries, no more");
     let cell = &world.health[0];
-    cell.set(cell.get().succeeded(world.now_ns.get()));
+    cell.set(cell.get().succeeded(world.now_ns.get(), 0));
     let share = world.tally(1_000)[0];
     assert!((50..200).contains(&share), "a tenth at first, not {share} of 1,000");
     world.advance(RETURN_MS * 1_000_000);
@@ -133,6 +133,49 @@ fn a_new_backend_ramps_up_where_its_service_asks_for_it() {
     // All new: nobody is spared.
     world.health.iter().for_each(|health| health.set(Health::ramp(world.now_ns.get())));
     assert!(world.tally(1_000).iter().sum::<u64>() == 1_000);
+}
+
+/// Its share of so many connects that are answered and closed at once, `per_second` of them.
+fn share(world: &World, backend: u32, connects: u64, per_second: u64) -> f64 {
+    let mut had = 0;
+    for _ in 0..connects {
+        had += u64::from(attempt(world, |_| false) == Ok(backend));
+        world.advance(SECOND / per_second);
+    }
+    had as f64 / connects as f64
+}
+
+#[test]
+fn a_ramp_of_ten_minutes_takes_ten_minutes() {
+    let mut world = World::with(Algorithm::LeastConnections, &[1; 4]);
+    world.services[FIRST_SERVICE as usize].slow_start_ms = 600_000;
+    world.set_active(&[0, 50, 50, 50]);
+    world.health[0].set(Health::ramp(world.now_ns.get()));
+    let minutes: Vec<f64> = (0..12).map(|_| share(&world, 0, 1_200, 20)).collect();
+    for (minute, share) in minutes.iter().enumerate() {
+        let expected = ((minute as f64 + 0.5) / 10.0).clamp(0.1, 1.0);
+        assert!((share - expected).abs() < 0.06, "minute {minute}: {minutes:?}");
+    }
+    assert_eq!(world.health[0].get(), Health::CLEAR);
+}
+
+#[test]
+fn a_failure_does_not_end_a_ramp() {
+    let mut world = World::with(Algorithm::LeastConnections, &[1; 4]);
+    world.services[FIRST_SERVICE as usize].slow_start_ms = 600_000;
+    world.set_active(&[0, 50, 50, 50]);
+    world.health[0].set(Health::ramp(world.now_ns.get()));
+    while attempt(&world, |backend| backend == 0).is_ok() {
+        world.advance(SECOND / 20);
+    }
+    let at_first = share(&world, 0, 1_200, 20);
+    assert!((0.05..0.15).contains(&at_first), "{at_first} in the first minute");
+    world.advance(240 * SECOND);
+    while attempt(&world, |backend| backend == 0).is_ok() {}
+    let in_the_middle = share(&world, 0, 1_200, 20);
+    assert!((0.4..0.65).contains(&in_the_middle), "{in_the_middle} in the sixth minute");
+    world.advance(300 * SECOND);
+    assert!(share(&world, 0, 100, 20) > 0.99);
 }
 
 /// What refuses at once looks idle: without this it would get every connect for as long as the other ramps up.

@@ -104,11 +104,18 @@ mod tests {
         check(ejected, 0, 2_000, Condition::Ejected(seconds(3)));
         check(ejected, 0, 60_000, Condition::Ejected(seconds(0)));
         check(trial, 0, 6_000, Condition::Trial(seconds(4)));
-        let back = trial.succeeded(6_000_000_000);
+        let back = trial.succeeded(6_000_000_000, 0);
         check(back, 0, 7_000, Condition::Ramping(seconds(9)));
         check(back, 30_000, 7_000, Condition::Ramping(seconds(29)));
         check(back, 0, 16_000, Condition::Ok);
         check(Health::ramp(0), 0, 1, Condition::Ok);
         check(Health::ramp(0), 5_000, 1_000, Condition::Ramping(seconds(4)));
+        check(refused(Health::ramp(0)), 5_000, 0, Condition::Avoided(seconds(1)));
+        check(
+            Health::ramp(0).succeeded(61_000_000_000, 600_000),
+            600_000,
+            70_000,
+            Condition::Ramping(seconds(530)),
+        );
     }
 }

@@ -60,6 +60,38 @@ fn what_is_well_again_comes_back_by_itself() {
     }
 }
 
+#[test]
+fn a_new_backend_that_refuses_once_keeps_its_slow_start() {
+    let mut world = World::new(3, &[("slow-start", "10m")]);
+    world.endpoints(&[0, 1], &[]);
+    let mut servers = std::mem::take(&mut world.servers);
+    let agent = world.agent();
+    let client = world.client.client().unwrap();
+    servers[2].refuse().unwrap();
+    world.endpoints(&[0, 1, 2], &[]);
+    let new = world.pods[2].v4(crate::PORT).ip();
+    let stats = |agent: &Agent<'_>| {
+        agent.stats_of(vip()).unwrap().backends.into_iter().find(|backend| backend.address == new)
+    };
+    let until = |what: &str, done: &dyn Fn(&balancer_tests::agent::BackendStats) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !stats(&agent).is_some_and(|stats| done(&stats)) {
+            assert!(Instant::now() < deadline, "not {what}: {}", agent.log());
+            client.run(LoopPlan::tcp(vip(), Until::Count(4)).pause_us(PAUSE_US)).unwrap();
+        }
+    };
+    until("refused", &|stats| stats.failed.refused > 0);
+    drop(servers.remove(2));
+    servers.push(world.pods[2].server(crate::PORT).unwrap());
+    until("tried", &|stats| stats.established > 0);
+    let json = agent.print(["backends", "-A", "-o", "json"]).unwrap();
+    assert!(json.contains("ramping"), "{json}");
+    let before = stats(&agent).unwrap().established;
+    let report = client.run(LoopPlan::tcp(vip(), Until::Millis(2_000)).pause_us(PAUSE_US)).unwrap();
+    let share = (stats(&agent).unwrap().established - before) as f64 / report.attempts as f64;
+    assert!(share < 0.12, "{share} of all connects, where a third of a tenth is due");
+}
+
 /// Two pods that answer, and an address that swallows what is sent to it.
 fn with_a_blackhole() -> World {
     let world = World::new(2, &[]);

@@ -151,7 +151,7 @@ impl Node {
                 let mut wanted = self.wanted[service].clone().unwrap_or_default();
                 wanted.algorithm = *u.choose(&Algorithm::ALL)?;
                 wanted.affinity = u.ratio(1, 4)?.then_some(Duration::from_secs(10));
-                wanted.slow_start_ms = *u.choose(&[0, 0, 3_000, 30_000])?;
+                wanted.slow_start_ms = *u.choose(&[0, 0, 3_000, 30_000, 600_000])?;
                 self.want(service, Some(wanted));
             }
             4 => {
@@ -179,9 +179,9 @@ impl Node {
                     self.held[held].answered = true;
                     let Held { backend, observed, .. } = self.held[held];
                     if !observed {
-                        self.tables().established(backend.0);
+                        let slow_start = self.tables().established(backend.0);
                         let now = self.now_ms();
-                        self.health.entry(backend).or_default().succeeded(now);
+                        self.health.entry(backend).or_default().succeeded(now, slow_start);
                     }
                 }
             }
@@ -284,7 +284,7 @@ impl Node {
     }
 
     fn failed(&mut self, backend: Id, alone: Alone) {
-        let (now, tables) = (self.now_ms(), self.tables().condition(backend.0));
+        let (now, tables) = (self.now_ms(), self.tables().state(backend.0).condition());
         self.health.entry(backend).or_default().failed(alone, now, tables);
     }
 
@@ -379,7 +379,7 @@ impl Node {
             (Some(_), None, PickReason::AffinityReplaced) => {
                 // By the algorithm, or by steering: which of them is not said.
                 let trial = health::Condition::Trial(now + 5_000);
-                tried = own(&backend).is_due(now) && self.tables().condition(backend.0) == trial;
+                tried = own(&backend).is_due(now) && self.tables().state(backend.0).condition() == trial;
             }
             (None, _, PickReason::AffinityReplaced) => panic!("no affinity is asked for"),
             (_, _, reason @ (PickReason::Algorithm | PickReason::Sampled)) => {
@@ -481,7 +481,7 @@ impl Node {
                 self.wanted[service].iter().flat_map(|wanted| wanted.backends.keys().copied()).collect();
             assert_eq!(self.ids(service).into_keys().collect::<Vec<_>>(), expect, "backends of {service}");
             for id in self.ids(service).values() {
-                self.health[id].check(self.tables().condition(id.0));
+                self.health[id].check(self.tables().state(id.0));
             }
         }
         for held in &self.held {

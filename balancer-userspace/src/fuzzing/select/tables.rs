@@ -80,13 +80,17 @@ impl Memory {
         *active = active.checked_sub(1).expect("more was closed than was opened");
     }
 
-    /// What they do when a handshake is over.
-    pub(super) fn established(&self, backend: u32) {
+    /// What they do when a handshake is over. The slow start of the Service that the backend is of.
+    pub(super) fn established(&self, backend: u32) -> u64 {
         let entry = &self.health[backend as usize];
         let old = entry.get();
+        let service = self.services.get(self.backends[backend as usize].service as usize);
+        let slow_start_ms = service.map_or(0, |service| service.slow_start_ms);
         if !old.state.is_clear() {
-            entry.set(BackendHealth { state: old.state.succeeded(self.now_ns), suspected_by: 0, ..old });
+            let state = old.state.succeeded(self.now_ns, slow_start_ms);
+            entry.set(BackendHealth { state, suspected_by: 0, ..old });
         }
+        slow_start_ms.into()
     }
 
     /// What they do when an attempt is refused.
@@ -112,8 +116,8 @@ impl Memory {
         entry.set(BackendHealth { state, ..old });
     }
 
-    pub(super) fn condition(&self, backend: u32) -> Condition {
-        self.health[backend as usize].get().state.condition()
+    pub(super) fn state(&self, backend: u32) -> Health {
+        self.health[backend as usize].get().state
     }
 
     /// The ids that backends of a Service have, usable or not.
