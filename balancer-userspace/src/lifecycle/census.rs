@@ -6,7 +6,7 @@ use balancer_common::abi::{MARK_OBSERVED, Service, SocketState};
 
 use super::{gate::Evidence, hold, policy::Load, process::Processes};
 use crate::{
-    datapath::Maps,
+    datapath::{Maps, boot_ns},
     sockets::{Channels, LiveSocket, Scope, SocketsError, Translation, Transport},
 };
 
@@ -66,7 +66,8 @@ pub fn candidates(sockets: &[LiveSocket], backend: u32) -> Vec<(&LiveSocket, Evi
     found
 }
 
-/// The backends that a Service's connects go to, without those that fail.
+/// The backends that a Service's connects go to, without those that fail, and without those that have not their full
+/// share of connects yet: what is moved to make room for these would mostly come back to the others.
 pub fn loads(maps: &Maps, service: &Service) -> Vec<Load> {
     let slots = service.slots;
     let mut loads: Vec<Load> = (0..slots.len())
@@ -75,8 +76,10 @@ pub fn loads(maps: &Maps, service: &Service) -> Vec<Load> {
         .collect();
     loads.sort_unstable_by_key(|load| load.backend);
     loads.dedup_by_key(|load| load.backend);
+    let now_ns = boot_ns();
     loads.retain(|load| {
-        maps.backend_health.get(load.backend).is_none_or(|health| health.state.failing() == 0)
+        let health = maps.backend_health.get(load.backend);
+        health.is_none_or(|health| health.state.spared(now_ns, service.slow_start_ms) == 0)
     });
     for load in &mut loads {
         load.active = active(maps, load.backend);

@@ -1,7 +1,7 @@
 //! What moving connections would do, and doing it on command.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     time::Duration,
 };
@@ -19,7 +19,10 @@ use crate::{
         trust::CLEAN,
     },
     sockets::{self, LiveSocket, Search},
-    view::{AgentView, MovedView, OfferView, Overfull, PlanView, ServiceView, Snapshot, Trust},
+    view::{
+        AgentView, BackendView, Condition, MovedView, OfferView, Overfull, PlanView, ServiceView, Snapshot,
+        Trust,
+    },
 };
 
 /// What would be moved of each of `services`.
@@ -53,15 +56,18 @@ fn view(
     owners: &HashMap<u32, Vec<sockets::Process>>,
 ) -> PlanView {
     let addr = |id: u32| service.backends.iter().find(|backend| backend.id == id).map(|backend| backend.addr);
-    let mut loads: BTreeMap<SocketAddr, Load> = service
-        .backends
-        .iter()
-        .filter(|backend| backend.state.is_usable())
+    let usable = || service.backends.iter().filter(|backend| backend.state.is_usable());
+    let mut loads: BTreeMap<SocketAddr, Load> = usable()
         .map(|backend| (backend.addr, Load { connections: backend.stats.active, weight: backend.weight }))
         .collect();
     let evenness =
         |loads: &BTreeMap<SocketAddr, Load>| Evenness::of(&loads.values().copied().collect::<Vec<_>>());
     let now = evenness(&loads);
+    // As in the plan: those that fail or ramp up are not counted on.
+    let counted: BTreeSet<SocketAddr> = usable()
+        .filter(|backend| backend.health.condition == Condition::Ok)
+        .map(|backend| backend.addr)
+        .collect();
     let mut moves = 0;
     for from in &plan.excess {
         let Some(full) = addr(from.backend) else { continue };
@@ -72,7 +78,7 @@ fn view(
             .count() as u64;
         for _ in 0..ready.min(from.count()) {
             moves += 1;
-            shift(&mut loads, full);
+            shift(&mut loads, full, &counted);
         }
     }
     PlanView {
@@ -108,13 +114,14 @@ fn view(
     }
 }
 
-/// Takes a connection from where it is to where one more weighs least.
-fn shift(loads: &mut BTreeMap<SocketAddr, Load>, from: SocketAddr) {
+/// Takes a connection from where it is to where, among `to`, one more weighs least.
+fn shift(loads: &mut BTreeMap<SocketAddr, Load>, from: SocketAddr, to: &BTreeSet<SocketAddr>) {
     if let Some(load) = loads.get_mut(&from) {
         load.connections = load.connections.saturating_sub(1);
     }
     let cost = |load: &Load| (load.connections + 1) as f64 / f64::from(load.weight.max(1));
-    if let Some(least) = loads.values_mut().min_by(|a, b| cost(a).total_cmp(&cost(b))) {
+    let others = loads.iter_mut().filter(|(addr, _)| to.contains(addr)).map(|(_, load)| load);
+    if let Some(least) = others.min_by(|a, b| cost(a).total_cmp(&cost(b))) {
         least.connections += 1;
     }
 }
@@ -129,7 +136,17 @@ fn why_not(agent: &AgentView, service: &ServiceView, spread: Spread) -> Option<S
         );
     }
     match spread {
-        Spread::Even => return Some("connections are even enough".to_owned()),
+        Spread::Even => {
+            let spared = |backend: &&BackendView| {
+                backend.state.is_usable() && backend.health.condition != Condition::Ok
+            };
+            return Some(match service.backends.iter().filter(spared).count() {
+                0 => "connections are even enough".to_owned(),
+                spared => format!(
+                    "connections are even enough, without backends that fail or have not their full share yet: {spared}"
+                ),
+            });
+        }
         Spread::Between => {
             return Some(
                 "connections are even enough not to begin: moving goes on only where it has begun".to_owned(),
@@ -189,6 +206,13 @@ mod tests {
         let uneven = Spread::Uneven;
         check(uneven, |_, _| {}, None);
         check(Spread::Even, |_, _| {}, Some("even enough"));
+        let ramping = |_: &mut AgentView, service: &mut ServiceView| {
+            let all = fixture::snapshot().services.into_iter().flat_map(|service| service.backends);
+            service.backends =
+                all.filter(|backend| matches!(backend.health.condition, Condition::Ramping(_))).collect();
+            assert_eq!(service.backends.len(), 1);
+        };
+        check(Spread::Even, ramping, Some("not their full share yet: 1"));
         check(Spread::Between, |_, _| {}, Some("where it has begun"));
         check(uneven, |_, service| service.algorithm = Algorithm::SourceHash, Some("bound"));
         check(uneven, |_, service| service.affinity = Some(Duration::from_secs(9)), Some("bound"));

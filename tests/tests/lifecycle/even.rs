@@ -1,6 +1,9 @@
 //! Evening out: what was spread over few backends comes to those that are new.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use crate::{Pool, World, spread, vip};
 
@@ -44,6 +47,26 @@ fn three_become_six_and_no_request_is_hurt() {
     let replaced: u64 = pools.iter().map(|pool| pool.replaced).sum();
     assert!((12..=20).contains(&replaced), "{replaced} connections were moved: {:?}", spread(&stats));
     pools.into_iter().for_each(Pool::close);
+}
+
+/// What is moved for one that gets a tenth of the connects would come back to the others.
+#[test]
+fn nothing_is_moved_for_new_backends_before_their_slow_start_is_over() {
+    let world = World::new(4, &[&FAST[..], &[("slow-start", "20s")]].concat());
+    world.endpoints(&[0, 1], &[]);
+    let agent = world.agent();
+    let mut pool = Pool::open(&world.client, 12, vip());
+    (0..5).for_each(|_| pool.round());
+    let begun = Instant::now();
+    world.endpoints(&[0, 1, 2, 3], &[]);
+    // Endpoints are the same for long enough after ten seconds.
+    let moved = pool.rounds(PAUSE, Duration::from_secs(60), || {
+        let stats = agent.stats_of(vip()).unwrap();
+        stats.backends.len() == 4 && stats.backends.iter().any(|backend| backend.closed > 0)
+    });
+    assert!(moved, "{}", agent.log());
+    assert!(begun.elapsed() > Duration::from_secs(20), "moved after {:?}", begun.elapsed());
+    pool.close();
 }
 
 #[test]
