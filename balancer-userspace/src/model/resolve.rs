@@ -135,6 +135,8 @@ impl Finding {
 /// What the slices of one family offer, by the name and protocol of the port.
 struct Offers<'a> {
     family: Family,
+    /// Whether there is any slice of this family.
+    any: bool,
     /// Whether any slice of this family has endpoints, and whether one of the other family has.
     filled: bool,
     others: bool,
@@ -156,6 +158,7 @@ impl<'a> Offers<'a> {
         let filled = || slices.iter().filter(|slice| !slice.endpoints.is_empty());
         let mut offers = Self {
             family,
+            any: slices.iter().any(|slice| slice.family == family),
             filled: filled().any(|slice| slice.family == family),
             others: filled().any(|slice| slice.family != family),
             slices: filled().filter(|slice| slice.family == family).copied().collect(),
@@ -180,7 +183,9 @@ fn backends(
     let mut candidates = candidates(offers, port, room.endpoints);
     room.endpoints -= candidates.len();
     let all_seen = room.endpoints > 0;
-    let elsewhere = elsewhere(offers, port, room).filter(|_| all_seen);
+    // Who has no slices at all, not even an empty one, of that nobody has said anything: its controller writes one even for
+    // none, and has not come to a Service that was made anew.
+    let elsewhere = elsewhere(offers, port, room).filter(|_| all_seen && offers.any);
     if candidates.is_empty() {
         let finding = if all_seen { why_no_candidates(offers, port) } else { Some(too_many()) };
         return (Vec::new(), elsewhere, finding);

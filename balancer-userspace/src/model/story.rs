@@ -325,7 +325,11 @@ pub(crate) fn check_kernel(kernel: &Kernel) {
             assert_eq!(Family::of(backend.addr), port.key.family);
             assert!(backend.port > 0 && backend.weight > 0);
         }
-        let departing = port.departing.as_ref().expect("there are not too many");
+        // Nobody has written a slice for it, if there are not too many.
+        let Some(departing) = &port.departing else {
+            assert!(port.backends.is_empty());
+            continue;
+        };
         assert!(departing.is_sorted_by(|a, b| (a.addr, a.port) <= (b.addr, b.port)));
         for endpoint in departing {
             assert_eq!(Family::of(endpoint.addr), port.key.family);

@@ -79,6 +79,15 @@ fn endpoints_that_do_not_go_keep_their_sockets() {
     // Its Service is deleted, or leaves balancer: the pod may be well.
     check(&[], |world| world.manifests.remove_service("web").unwrap(), 0);
     check(&[], |world| world.annotate(&[("enabled", "false")]), 0);
+    // It is deleted and made anew, and its controller has not come to it yet.
+    let anew = |world: &World| {
+        world.manifests.remove_service("web").unwrap();
+        world.manifests.remove_slices("web").unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        world.annotate(&[]);
+    };
+    check(&[], anew, 0);
+    check(&[], |world| world.manifests.remove_slices("web").unwrap(), 0);
     // It terminates, and may still answer.
     check(&[], |world| world.endpoints(&[1], &[0]), 0);
 }

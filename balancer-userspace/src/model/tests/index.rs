@@ -25,6 +25,23 @@ fn an_event_marks_its_own_service_alone() {
     assert_eq!(dirty(&mut index, []), "");
 }
 
+/// Endpoints are gone if the slices do not have them, not if there are no slices: a Service that is deleted and made anew has
+/// none until its controller comes.
+#[test]
+fn without_any_slice_nobody_is_known_to_have_left() {
+    let mut index = new_index();
+    let left = |index: &mut Index| index.resolve(&object("a")).remove(0).departing;
+    dirty(&mut index, [set_service(&service("a", "10.96.0.1"))]);
+    assert_eq!(left(&mut index), None);
+    dirty(&mut index, [set_slice(&slice("a-1", "a", &[]))]);
+    assert_eq!(left(&mut index), Some(Vec::new()), "it has none");
+    dirty(&mut index, [Event::SliceGone(object("a-1"))]);
+    assert_eq!(left(&mut index), None);
+    let other_family = SliceSpec { family: Family::V6, ..slice("a-2", "a", &[]) };
+    dirty(&mut index, [set_slice(&other_family)]);
+    assert_eq!(left(&mut index), None);
+}
+
 #[test]
 fn what_is_delivered_again_marks_nothing() {
     let mut index = new_index();
