@@ -1,8 +1,11 @@
 //! recvfrom() and recvmsg() that ask for the source: the Service answers, not the pod.
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::BPF_TCP_ESTABLISHED, helpers::generated::bpf_ktime_get_boot_ns, macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
 use balancer_common::{
-    abi::{FrontendKey, UDP_FLOWS as FLOWS, UdpFlow},
+    abi::{FrontendKey, Phase, UDP_FLOWS as FLOWS, UdpFlow},
     addr::{Ip, PortBe},
 };
 
@@ -44,8 +47,11 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 fn recvmsg(ctx: &SockAddrContext, source: Ip) -> Option<FrontendKey> {
     // SAFETY: the kernel passes a valid context.
     let port = PortBe::from_user_port(unsafe { (*ctx.sock_addr).user_port });
+    // A connected socket receives from its peer alone, whatever it sent before.
+    // SAFETY: the kernel passes a valid context, and a socket in it.
+    let connected = unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).state } == BPF_TCP_ESTABLISHED;
     let flows = UDP_FLOWS.get_ptr_mut(ctx);
-    if !flows.is_null() {
+    if !connected && !flows.is_null() {
         // SAFETY: the pointer is to socket storage and was found not to be null.
         let flows = unsafe { (&raw mut (*flows).flows).cast::<UdpFlow>() };
         let mut place = 0;
@@ -60,7 +66,15 @@ fn recvmsg(ctx: &SockAddrContext, source: Ip) -> Option<FrontendKey> {
         }
         if latest != 0 {
             // SAFETY: the mask keeps the index below the length, which is a power of two.
-            return Some(unsafe { (*flows.add(place & (FLOWS - 1))).frontend });
+            let entry = unsafe { flows.add(place & (FLOWS - 1)) };
+            // What is received keeps a flow alive, too, as connection tracking has it.
+            // SAFETY: an element of socket storage; the word is written whole. No arguments.
+            unsafe {
+                if (*entry).phase == Phase::Established as u32 {
+                    (&raw mut (*entry).used_ns).write_volatile(bpf_ktime_get_boot_ns());
+                }
+                return Some((*entry).frontend);
+            }
         }
     }
     crate::getpeername::dialled(SOCKETS.get_ptr_mut(ctx), source, port)

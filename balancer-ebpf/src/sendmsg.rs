@@ -16,7 +16,7 @@ use crate::{
     PROCEED,
     account::{self, Failure},
     atomic,
-    connect::{set_user_ip6, user_ip6},
+    connect::{protocol, set_user_ip6, user_ip6},
     maps::{SERVICE_STATS, SOCKETS, UDP_FLOWS},
     tables::Maps,
 };
@@ -48,6 +48,10 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 /// Where the datagram goes; `None` to leave the address alone.
 #[inline(always)]
 fn sendmsg(ctx: &SockAddrContext, address: Ip) -> Option<(Ip, PortBe)> {
+    // UDP-Lite comes here too.
+    if protocol(ctx)? != UDP {
+        return None;
+    }
     // SAFETY: the kernel passes a valid context.
     let port = PortBe::from_user_port(unsafe { (*ctx.sock_addr).user_port });
     let frontend = FrontendKey::new(address, port, UDP);

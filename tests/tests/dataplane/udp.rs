@@ -83,6 +83,29 @@ fn an_unconnected_socket_keeps_its_backend_and_is_answered_by_the_service() {
     }
 }
 
+/// Both Services have the same pod behind them. A connected socket is answered by its peer.
+#[test]
+fn a_socket_that_is_connected_after_it_sent_is_answered_by_what_it_is_connected_to() {
+    let world = World::new(1);
+    world.publish("one", 1, |service| service);
+    world.publish("two", 2, |service| service);
+    let _agent = world.agent();
+    let client = world.client();
+    for (kind, to, seen) in KINDS {
+        let pod = match to(1) {
+            SocketAddr::V4(_) => world.pods[0].v4(PORT),
+            SocketAddr::V6(_) => world.pods[0].v6(PORT),
+        };
+        for peer in [to(2), pod] {
+            let socket = socket(&client, kind);
+            ask_at(&socket, to(1), seen(to(1)));
+            socket.connect(peer).unwrap();
+            socket.write("who\n").unwrap();
+            assert_eq!(socket.receive_from().unwrap().0, seen(peer), "{kind:?} to {peer}");
+        }
+    }
+}
+
 #[test]
 fn sockets_are_spread_as_connections_are() {
     let world = World::web(3);
