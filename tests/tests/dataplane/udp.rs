@@ -83,6 +83,24 @@ fn an_unconnected_socket_keeps_its_backend_and_is_answered_by_the_service() {
     }
 }
 
+#[test]
+fn what_is_received_keeps_a_flow_alive() {
+    let world = World::web(1);
+    let agent = world.agent();
+    let client = world.client();
+    let (to, socket) = (vip(1).v4, socket(&client, Kind::Udp4));
+    let idle = || {
+        let listed = agent.json(["connections", "-A"]).unwrap();
+        listed["items"][0]["idleSeconds"].as_f64().unwrap_or_else(|| panic!("{listed:#}"))
+    };
+    socket.send_to(to).unwrap();
+    thread::sleep(Duration::from_millis(1_500));
+    assert!(idle() >= 1.5);
+    // The answer has waited; that it is read is what counts.
+    socket.receive_from().unwrap();
+    assert!(idle() < 1.5);
+}
+
 /// Both Services have the same pod behind them. A connected socket is answered by its peer.
 #[test]
 fn a_socket_that_is_connected_after_it_sent_is_answered_by_what_it_is_connected_to() {
