@@ -26,11 +26,17 @@ fn scaling_fails_no_connect_and_keeps_what_stays() {
     let gone = set.pods[3].v4(PORT);
     let row = before.backend(vip4(1), gone);
 
+    // Over IPv6 nobody is connected: who is away for over a second has another id then.
+    let connected = |tables: &Tables| {
+        let mut ids = tables.ids();
+        ids.retain(|(vip, _), _| *vip == vip4(1));
+        ids
+    };
     let running = short.start(without_end(vip4(1))).unwrap();
     for pods in [0..2, 0..3, 0..1, 0..3] {
         set.backends(WEB, pods.clone());
         let tables = reach(set.pins(), set.expect(WEB, 1, pods.clone()));
-        for (place, id) in tables.ids() {
+        for (place, id) in connected(&tables) {
             assert_eq!(before.ids().get(&place), Some(&id), "{pods:?}: {place:?}");
         }
     }
@@ -50,7 +56,7 @@ fn scaling_fails_no_connect_and_keeps_what_stays() {
     // It comes back while they are: the same backend, with its counts.
     set.backends(WEB, 0..4);
     let tables = reach(set.pins(), set.expect(WEB, 1, 0..4));
-    assert_eq!(tables.ids(), before.ids());
+    assert_eq!(connected(&tables), connected(&before));
     assert_eq!(tables.backend(vip4(1), gone).stats.active, 2);
     set.backends(WEB, 0..3);
     reach(set.pins(), set.expect(WEB, 1, 0..3));
