@@ -106,10 +106,17 @@ impl FromStr for HttpListen {
         if text == "off" {
             return Ok(Self::Off);
         }
-        text.parse().map(Self::At).map_err(|_| {
+        text.parse().ok().or_else(|| bare_ipv6(text)).map(Self::At).ok_or_else(|| {
             "expected an address and port such as 127.0.0.1:9990 or [::1]:9990, or off".to_owned()
         })
     }
+}
+
+/// An IPv6 address without brackets, as `$(HOST_IP):9990` in a manifest becomes one: what follows the last colon is the
+/// port, and what precedes it has to be a whole address.
+fn bare_ipv6(text: &str) -> Option<SocketAddr> {
+    let (addr, port) = text.rsplit_once(':')?;
+    format!("[{addr}]:{port}").parse().ok()
 }
 
 impl fmt::Display for HttpListen {
@@ -198,6 +205,21 @@ mod tests {
         assert_eq!("off".parse(), Ok(HttpListen::Off));
         assert_eq!("[::1]:80".parse(), Ok(HttpListen::At("[::1]:80".parse().unwrap())));
         for wrong in ["9990", "localhost:9990", "", "Off"] {
+            wrong.parse::<HttpListen>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn ipv6_needs_no_brackets_where_the_address_is_whole() {
+        for (bare, bracketed) in [
+            ("fd00::1:9990", "[fd00::1]:9990"),
+            (":::9990", "[::]:9990"),
+            ("fd00:0:0:0:0:0:0:1:9990", "[fd00::1]:9990"),
+        ] {
+            assert_eq!(bare.parse(), Ok(HttpListen::At(bracketed.parse().unwrap())), "{bare}");
+        }
+        for wrong in ["::1", "fd00::9990", "fd00::1:ffff", "fd00::1:99990", "fd00::1:+80", "1:2:3:4:5:6:7:80"]
+        {
             wrong.parse::<HttpListen>().expect_err(wrong);
         }
     }

@@ -35,9 +35,10 @@ pub fn check(objects: &Objects) -> AgentArgs {
     is_of_the_node(&daemon_set);
     is_confined(&agent);
     mounts_what_it_has(&daemon_set);
-    let arguments = arguments(&agent);
-    is_probed(&agent, &arguments);
-    arguments
+    for host_ip in HOST_IPS {
+        is_probed(&agent, &arguments(&agent, host_ip), host_ip);
+    }
+    arguments(&agent, HOST_IPS[0])
 }
 
 #[track_caller]
@@ -103,7 +104,7 @@ fn mounts_what_it_has(daemon_set: &DaemonSet) {
         let mount = mounts.iter().find(|mount| path.starts_with(&mount.mount_path));
         mount.unwrap_or_else(|| panic!("{} is in no mount", path.display())).read_only.unwrap_or(false)
     };
-    let cli = parse(&agent);
+    let cli = parse(&agent, HOST_IPS[0]);
     assert!(!read_only(&cli.pins), "{} cannot be written", cli.pins.display());
     let Command::Agent(arguments) = cli.command else { panic!("not the agent") };
     assert!(read_only(&arguments.cgroup.expect("--cgroup: a pod's own is a part")));
@@ -115,7 +116,7 @@ fn mounts_what_it_has(daemon_set: &DaemonSet) {
 
 /// Probes ask where the agent listens, as a kubelet asks: at `host`, or at the pod's address, which is the node's.
 #[track_caller]
-fn is_probed(agent: &Container, arguments: &AgentArgs) {
+fn is_probed(agent: &Container, arguments: &AgentArgs, host_ip: &str) {
     let HttpListen::At(listen) = arguments.http else { panic!("no HTTP, no probes") };
     let port = agent.ports.clone().unwrap().remove(0);
     let number = i32::from(listen.port());
@@ -125,7 +126,7 @@ fn is_probed(agent: &Container, arguments: &AgentArgs) {
         assert_eq!(get.port, IntOrString::Int(number));
         match get.host {
             Some(host) => assert_eq!(host, listen.ip().to_string()),
-            None => assert_eq!(listen.ip().to_string(), HOST_IP),
+            None => assert_eq!(listen.ip().to_string(), host_ip),
         }
         get.path.unwrap()
     };
@@ -134,11 +135,12 @@ fn is_probed(agent: &Container, arguments: &AgentArgs) {
     assert_eq!(path(&agent.readiness_probe), "/readyz");
 }
 
-/// What a kubelet would put for `status.hostIP` in these tests.
-const HOST_IP: &str = "192.0.2.1";
+/// What a kubelet would put for `status.hostIP`, on one node and another.
+const HOST_IPS: [&str; 2] = ["192.0.2.1", "fd00::1"];
 
-fn arguments(agent: &Container) -> AgentArgs {
-    match parse(agent).command {
+#[track_caller]
+fn arguments(agent: &Container, host_ip: &str) -> AgentArgs {
+    match parse(agent, host_ip).command {
         Command::Agent(arguments) => *arguments,
         other => panic!("{other:?}"),
     }
@@ -146,10 +148,10 @@ fn arguments(agent: &Container) -> AgentArgs {
 
 /// The command line, parsed by the agent's own parser: arguments as they are, variables as the flags that they stand for.
 #[track_caller]
-fn parse(agent: &Container) -> Cli {
+fn parse(agent: &Container, host_ip: &str) -> Cli {
     assert_eq!(agent.command, None, "the image has its entry point");
     let mut line = vec!["balancer".to_owned()];
-    let variables = variables(agent);
+    let variables = variables_at(agent, host_ip);
     line.extend(agent.args.clone().unwrap().iter().map(|argument| expand(argument, &variables)));
     for (name, value) in &variables {
         let flag = name.strip_prefix("BALANCER_").map(|name| name.to_ascii_lowercase().replace('_', "-"));
@@ -161,9 +163,14 @@ fn parse(agent: &Container) -> Cli {
 /// Its variables, with what a kubelet would put for fields of the pod.
 #[track_caller]
 pub fn variables(agent: &Container) -> BTreeMap<String, String> {
+    variables_at(agent, HOST_IPS[0])
+}
+
+#[track_caller]
+fn variables_at(agent: &Container, host_ip: &str) -> BTreeMap<String, String> {
     let value = |field: &str| match field {
         "spec.nodeName" => "node-1".to_owned(),
-        "status.hostIP" => HOST_IP.to_owned(),
+        "status.hostIP" => host_ip.to_owned(),
         other => panic!("what is {other}?"),
     };
     let variables: BTreeMap<_, _> = agent
