@@ -106,6 +106,23 @@ fn what_it_balances_and_whether_is_a_value() {
     }
 }
 
+/// Applied over what Helm made, the overlay `uninstall` would leave the agent running: kubectl takes away only what it has
+/// itself applied, and containers are merged by name. They have the same objects, so one goes before the other comes.
+#[test]
+fn its_release_goes_before_the_overlay_that_detaches() {
+    let overlay = kustomize::render("overlays/uninstall");
+    let known = overlay.names();
+    for object in render(&json!({})).names() {
+        assert!(known.contains(&object), "{object:?} would outlive the overlay");
+    }
+    let manual = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
+    let (_, after) = manual.split_once("```sh\nhelm uninstall balancer").expect("it says how");
+    let steps = ["wait --for=delete pod", "apply -k", "rollout status", "delete -k"];
+    let (block, _) = after.split_once("```").unwrap();
+    let places: Vec<_> = steps.iter().map(|step| block.find(step).expect(step)).collect();
+    assert!(places.is_sorted(), "{block}");
+}
+
 #[test]
 fn its_schema_refuses_what_the_agent_would() {
     for (values, names) in [
