@@ -1,6 +1,11 @@
 //! What becomes of the objects of each resource: events, made as the objects arrive, which are then dropped.
 
-use std::{collections::BTreeSet, fmt::Debug, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    mem,
+    sync::Arc,
+};
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
@@ -177,29 +182,35 @@ pub(super) struct KindSink<K: Kind> {
     list: Vec<K::Spec>,
     /// Those of the list being read that cannot be used.
     unusable: Vec<(ObjectName, Skip)>,
-    /// Those that are reported as such.
-    skipped: BTreeSet<ObjectName>,
+    /// Those that are reported as such, and why.
+    skipped: BTreeMap<ObjectName, Skip>,
 }
 
 impl<K: Kind> KindSink<K> {
     pub(super) fn new(health: Arc<SourceHealth>) -> Self {
-        Self { fields: None, health, list: Vec::new(), unusable: Vec::new(), skipped: BTreeSet::new() }
+        Self { fields: None, health, list: Vec::new(), unusable: Vec::new(), skipped: BTreeMap::new() }
     }
 
-    fn skip(&mut self, name: ObjectName, skip: &Skip) -> Option<Event> {
-        let (what, why) = (format!("{} {name}", K::NAME), skip.to_string());
-        let problem = Problem { what: what.clone(), why: why.clone(), loss: Loss::Object };
-        self.skipped.insert(name);
-        if self.health.set_problems(&what, vec![problem]).added.is_empty() {
+    /// What is routine is told, once, and is no problem: healthy clusters would have it for ever.
+    fn skip(&mut self, name: ObjectName, skip: Skip) -> Option<Event> {
+        if self.skipped.get(&name) == Some(&skip) {
             return None;
         }
-        let level = if skip.is_routine() { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "{what}: {why}");
+        let (what, why) = (format!("{} {name}", K::NAME), skip.to_string());
+        if skip.is_routine() {
+            self.health.set_problems(&what, Vec::new());
+            log::debug!("{what}: {why}");
+        } else {
+            let problem = Problem { what: what.clone(), why: why.clone(), loss: Loss::Object };
+            self.health.set_problems(&what, vec![problem]);
+            log::warn!("{what}: {why}");
+        }
+        self.skipped.insert(name, skip);
         Some(Event::Skipped { what, why })
     }
 
     fn unskip(&mut self, name: &ObjectName) {
-        if self.skipped.remove(name) {
+        if self.skipped.remove(name).is_some() {
             self.health.set_problems(&format!("{} {name}", K::NAME), Vec::new());
         }
     }
@@ -231,12 +242,12 @@ impl<K: Kind> Sink for KindSink<K> {
     fn commit(&mut self) -> Vec<Event> {
         let unusable = mem::take(&mut self.unusable);
         let still: BTreeSet<_> = unusable.iter().map(|(name, _)| name).collect();
-        let over: Vec<_> = self.skipped.iter().filter(|name| !still.contains(name)).cloned().collect();
+        let over: Vec<_> = self.skipped.keys().filter(|name| !still.contains(name)).cloned().collect();
         for name in &over {
             self.unskip(name);
         }
         let mut events = vec![K::all(mem::take(&mut self.list))];
-        events.extend(unusable.into_iter().filter_map(|(name, skip)| self.skip(name, &skip)));
+        events.extend(unusable.into_iter().filter_map(|(name, skip)| self.skip(name, skip)));
         events
     }
 
@@ -248,7 +259,7 @@ impl<K: Kind> Sink for KindSink<K> {
                 vec![K::one(spec)]
             }
             // It may have been of use before.
-            Err(skip) => [K::gone(name.clone())].into_iter().chain(self.skip(name, &skip)).collect(),
+            Err(skip) => [K::gone(name.clone())].into_iter().chain(self.skip(name, skip)).collect(),
         }
     }
 
