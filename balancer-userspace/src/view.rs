@@ -23,7 +23,7 @@ use balancer_common::abi::{Algorithm, BackendState, BackendStats, LaneState, Mod
 use crate::{
     evenness::{self, Evenness, Load},
     history::{History, STEP_SECONDS},
-    model::{Family, Protocol},
+    model::{Family, Protocol, resolve},
 };
 
 /// Everything at one instant. Counters of different backends may be a few microseconds apart.
@@ -151,7 +151,7 @@ pub struct ServiceView {
     pub affinity: Option<Duration>,
     /// Raised each time the set of backends changes.
     pub revision: u32,
-    /// What is wrong with the objects behind it, in words.
+    /// What is wrong with the objects behind it, or why it has no backends, in words.
     pub problem: Option<String>,
     /// Picks, by [`PickReason`] as index.
     pub picks: [u64; PickReason::ALL.len()],
@@ -194,6 +194,11 @@ pub struct BackendView {
 const MINUTE: usize = (60 / STEP_SECONDS) as usize;
 
 impl ServiceView {
+    /// Whether it is not served as it is written: its problem is more than that it has no backends for now, or none here.
+    pub fn has_problem(&self) -> bool {
+        self.problem.as_deref().is_some_and(|text| !resolve::is_state(text))
+    }
+
     /// Sockets open to any of its backends, removed ones included.
     pub fn active(&self) -> u64 {
         self.backends.iter().fold(0, |total: u64, backend| total.saturating_add(backend.stats.active))

@@ -132,7 +132,7 @@ impl SnapshotCollector {
         out.gauge(
             "balancer_services_with_problems",
             "Service ports that are not served as written; balancer services says why",
-            services.iter().filter(|service| service.problem.is_some()).count() as u64,
+            services.iter().filter(|service| service.has_problem()).count() as u64,
         )?;
         let left_out = self.selection.left_out;
         let dialled = |value: &'static str| [("dialled", value)];

@@ -146,6 +146,17 @@ fn services_that_were_dialled_come_first() {
 }
 
 #[test]
+fn a_service_without_ready_backends_is_no_problem() {
+    let mut snapshot = fixture::snapshot();
+    let problems = |snapshot: &Snapshot| text(snapshot.clone(), 0);
+    assert_eq!(value(&problems(&snapshot), "balancer_services_with_problems"), "1");
+    for service in snapshot.services.iter_mut().filter(|service| service.problem.is_none()) {
+        service.problem = Some("no ready endpoints on this node (internalTrafficPolicy: Local)".into());
+    }
+    assert_eq!(value(&problems(&snapshot), "balancer_services_with_problems"), "1");
+}
+
+#[test]
 fn a_backend_that_came_back_is_one_series() {
     let mut snapshot = fixture::snapshot();
     let web = &mut snapshot.services[2].backends;

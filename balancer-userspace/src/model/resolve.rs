@@ -121,15 +121,44 @@ enum Finding {
     /// Somebody should put it right.
     Mistake(String),
     /// It passes, or is meant.
-    State(String),
+    State(State),
 }
 
 impl Finding {
     fn text(&self) -> &str {
         match self {
-            Self::Mistake(text) | Self::State(text) => text,
+            Self::Mistake(text) => text,
+            Self::State(state) => state.text(),
         }
     }
+}
+
+/// What may leave a port without backends although everything is written as it should be.
+#[derive(Clone, Copy)]
+enum State {
+    Unready,
+    UnreadyHere,
+    /// None of this family, although there are some of the other.
+    Lacks(Family),
+}
+
+impl State {
+    const ALL: [Self; 4] =
+        [Self::Unready, Self::UnreadyHere, Self::Lacks(Family::V4), Self::Lacks(Family::V6)];
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Unready => "no ready endpoints",
+            Self::UnreadyHere => "no ready endpoints on this node (internalTrafficPolicy: Local)",
+            Self::Lacks(Family::V4) => "no IPv4 endpoints, although there are IPv6 ones",
+            Self::Lacks(Family::V6) => "no IPv6 endpoints, although there are IPv4 ones",
+        }
+    }
+}
+
+/// Whether a [`DesiredPort::problem`] says nothing but what passes, or is meant: nobody has to put anything right.
+pub fn is_state(problem: &str) -> bool {
+    State::ALL.iter().any(|state| state.text() == problem)
 }
 
 /// What the slices of one family offer, by the name and protocol of the port.
@@ -277,17 +306,7 @@ fn backend(candidate: &Candidate<'_>) -> Option<DesiredBackend> {
 /// That a Service has no endpoints at all is nothing worth a word: it may be scaled to zero.
 fn why_no_candidates(offers: &Offers<'_>, port: &PortSpec) -> Option<Finding> {
     if !offers.filled {
-        let other = match offers.family {
-            Family::V4 => Family::V6,
-            Family::V6 => Family::V4,
-        };
-        return offers.others.then(|| {
-            Finding::State(format!(
-                "no {} endpoints, although there are {} ones",
-                offers.family.name(),
-                other.name()
-            ))
-        });
+        return offers.others.then_some(Finding::State(State::Lacks(offers.family)));
     }
     let offered = offers.by_port.keys();
     let mut text = format!("no EndpointSlice has {}", port_words(&port.name, port.protocol));
@@ -312,13 +331,11 @@ fn port_words(name: &str, protocol: Protocol) -> String {
 
 fn why_none_usable(input: Input<'_>) -> Finding {
     match input.service.internal_traffic {
-        InternalTraffic::Cluster => Finding::State("no ready endpoints".to_owned()),
+        InternalTraffic::Cluster => Finding::State(State::Unready),
         InternalTraffic::Local if input.node.name.is_empty() => Finding::Mistake(
             "internalTrafficPolicy is Local, but the agent does not know the name of its node".to_owned(),
         ),
-        InternalTraffic::Local => {
-            Finding::State("no ready endpoints on this node (internalTrafficPolicy: Local)".to_owned())
-        }
+        InternalTraffic::Local => Finding::State(State::UnreadyHere),
     }
 }
 

@@ -193,6 +193,35 @@ fn problems_are_forgotten_with_the_service() {
     assert_eq!(index.problems().count(), 0);
 }
 
+/// A port shows why it has no backends; whether somebody should put that right can be told from the text alone.
+#[test]
+fn what_passes_or_is_meant_is_told_from_mistakes() {
+    let mut index = new_index();
+    let shown = |index: &mut Index, spec: &ServiceSpec| {
+        index.apply(set_service(spec));
+        let problem = index.resolve(&spec.name).remove(0).problem.unwrap();
+        let mistakes = index.problems_of(&spec.name).len();
+        assert_eq!(resolve::is_state(&problem), mistakes == 0, "{problem}");
+        problem
+    };
+    let mut a = service("a", "10.96.0.1");
+    let mut unready = slice("x", "a", &["10.0.0.1"]);
+    unready.endpoints[0].conditions = Conditions { ready: false, serving: false, terminating: false };
+    index.apply(set_slice(&unready));
+    assert_eq!(shown(&mut index, &a), "no ready endpoints");
+    index.apply(Event::Node(NodeInfo { name: "n1".into(), zone: None }));
+    a.internal_traffic = InternalTraffic::Local;
+    assert_eq!(shown(&mut index, &a), "no ready endpoints on this node (internalTrafficPolicy: Local)");
+    a.problems = vec!["it is odd".to_owned()];
+    assert!(shown(&mut index, &a).starts_with("no ready endpoints on this node"));
+    let v6 = service("a", "fd00::1");
+    assert_eq!(shown(&mut index, &v6), "no IPv6 endpoints, although there are IPv4 ones");
+    let mut other = slice("x", "a", &["10.0.0.1"]);
+    other.ports = vec![port("other", 8080)];
+    index.apply(set_slice(&other));
+    assert!(shown(&mut index, &service("a", "10.96.0.1")).contains("no EndpointSlice has"));
+}
+
 #[test]
 fn the_text_of_a_port_is_bounded() {
     let mut index = new_index();
