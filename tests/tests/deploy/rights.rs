@@ -17,7 +17,7 @@ pub const BASE: [(&str, &str, &[&str]); 5] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
-    ("", "nodes", &["get", "list", "watch"]),
+    ("", "nodes", &["list", "watch"]),
     ("", "events", &["create"]),
 ];
 

@@ -133,7 +133,7 @@ impl Failure {
                 ": whoever {place} says we are is not known: see that its token or client certificate is of this \
                  cluster and has not expired"
             ),
-            403 => ": grant the agent's service account get, list and watch on it".to_owned(),
+            403 => ": grant the agent's service account list and watch on it".to_owned(),
             _ => String::new(),
         };
         let then = match code {

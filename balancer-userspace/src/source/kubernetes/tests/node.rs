@@ -65,7 +65,7 @@ async fn a_node_that_may_not_be_read_holds_nothing_up() {
     sleep(Duration::from_secs(60)).await;
     assert!(harness.health.synced());
     let (text, _) = harness.resource(Resource::Node).failing.unwrap();
-    assert!(text.starts_with("cannot list node: HTTP 403 (nodes is forbidden): grant"), "{text}");
+    assert!(text.starts_with("cannot list node: HTTP 403 (nodes is forbidden): grant the agent's service account list and watch"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
