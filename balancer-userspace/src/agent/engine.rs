@@ -105,7 +105,7 @@ impl Engine {
         if !self.index.is_complete() {
             return false;
         }
-        self.notices.namespaces(&self.index);
+        self.notices.others(&self.index);
         let first = !self.synced;
         let mut dirty = self.index.take_dirty();
         let mut services: Vec<ObjectName> = dirty.iter().map(|dirty| dirty.service.clone()).collect();

@@ -29,8 +29,8 @@ pub(super) struct Notices {
     sender: Option<mpsc::Sender<Notice>>,
     /// By Service: what was wrong with it when it was last looked at.
     told: BTreeMap<ObjectName, HashSet<String>>,
-    /// The same of Namespaces, as a line each.
-    namespaces: HashSet<String>,
+    /// The same of Namespaces and of this node's Pods, as a line each.
+    others: HashSet<String>,
     lines: u32,
     refilled: Instant,
     unsaid: u64,
@@ -42,7 +42,7 @@ impl Notices {
             metrics,
             sender,
             told: BTreeMap::new(),
-            namespaces: HashSet::new(),
+            others: HashSet::new(),
             lines: LINES,
             refilled: Instant::now(),
             unsaid: 0,
@@ -102,11 +102,12 @@ impl Notices {
         self.announce(name, index.service(name).and_then(|spec| spec.uid), reason, &text);
     }
 
-    /// Namespaces were taken in: tells what is wrong with them that was not before.
-    pub(super) fn namespaces(&mut self, index: &Index) {
-        let now: HashSet<String> =
-            index.namespace_problems().map(|(name, text)| format!("Namespace {name}: {text}")).collect();
-        let before = std::mem::replace(&mut self.namespaces, now.clone());
+    /// Namespaces or Pods may have been taken in: tells what is wrong with them that was not before.
+    pub(super) fn others(&mut self, index: &Index) {
+        let namespaces = index.namespace_problems().map(|(name, text)| format!("Namespace {name}: {text}"));
+        let pods = index.pod_problems().map(|(name, text)| format!("Pod {name}: {text}"));
+        let now: HashSet<String> = namespaces.chain(pods).collect();
+        let before = std::mem::replace(&mut self.others, now.clone());
         for line in now.difference(&before) {
             self.metrics.problem_found();
             self.log(line);
@@ -244,8 +245,27 @@ mod tests {
         for n in 0..3 {
             let name = set(&mut index, &format!("web-{n}"), "random");
             notices.service(&index, &name, None);
-            notices.namespaces(&index);
+            notices.others(&index);
         }
         assert_eq!((notices.lines, notices.told.len()), (LINES - 1, 0));
+    }
+
+    #[test]
+    fn a_mistake_on_a_pod_is_told_once() {
+        let (mut notices, _receiver, _) = notices();
+        let mut index = index();
+        let annotations = json!({"balancer.dev/enabled": "perhaps"});
+        let meta = json!({"name": "web-1", "namespace": "shop", "uid": UID, "annotations": annotations});
+        let pod = convert::pod_spec(&serde_json::from_value(meta).unwrap()).unwrap();
+        index.apply(Event::AllPods(vec![pod.clone()]));
+        for _ in 0..3 {
+            notices.others(&index);
+        }
+        assert_eq!(notices.lines, LINES - 1);
+        index.apply(Event::PodGone(pod.name.clone()));
+        notices.others(&index);
+        index.apply(Event::Pod(pod));
+        notices.others(&index);
+        assert_eq!(notices.lines, LINES - 2);
     }
 }

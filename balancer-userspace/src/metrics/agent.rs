@@ -139,7 +139,7 @@ impl Default for AgentMetrics {
         let problems = Counter::default();
         registry.register(
             "object_problems",
-            "Mistakes found in Services, EndpointSlices and Namespaces, each when it was new",
+            "Mistakes found in Services, EndpointSlices, Namespaces and Pods, each when it was new",
             problems.clone(),
         );
         let lease_renewals = Family::<OutcomeLabels, Counter>::default();
