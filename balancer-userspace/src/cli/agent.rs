@@ -39,7 +39,9 @@ pub struct AgentArgs {
 
     /// Longest wait for an answer of the API server, and between two attempts (1s to 5m)
     ///
-    /// A watch that is silent for five times as long is begun anew.
+    /// A watch that falls silent for five times as long is begun anew; where it never said a thing, everything is
+    /// listed. API servers send a sign of life about once a minute: with less than 15s, a quiet cluster is listed
+    /// that often for nothing.
     #[arg(long, env = "BALANCER_API_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = values::api_timeout)]
     pub api_timeout: Duration,
 

@@ -7,13 +7,16 @@
 //!   └─┘                   └─┘
 //! ```
 //!
+//! A list that was due by the clock, or tried because watches fail, leaves the last version as good as it was: if
+//! it fails, the watch goes on from there, and the list is tried again after a pause.
+//!
 //! It is written out rather than left to kube's `watcher`, which hides bookmarks (the only sign of life
 //! of a quiet cluster), starts the next watch at once when one is closed, and goes on with the same
 //! version when a watch request is answered with 410.
 
 mod doubt;
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use kube::{
@@ -41,7 +44,7 @@ use crate::{
     },
 };
 
-/// Failures in a row after which a version is no longer trusted.
+/// Failures in a row after which a list is tried instead of another watch.
 const FAILURES_TO_RELIST: u32 = 5;
 /// Watches in a row that ended at once before that is called a failure.
 const CLOSED_TO_COMPLAIN: u32 = 3;
@@ -82,8 +85,17 @@ enum End {
 
 /// What to do next.
 enum Next {
-    List,
+    List(Last),
     Watch,
+}
+
+/// What the last version is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// A watch can go on from it.
+    Good,
+    /// Nothing, or there is none: only a list leads on.
+    Void,
 }
 
 pub(super) struct Follow<S: Sink> {
@@ -106,6 +118,8 @@ pub(super) struct Follow<S: Sink> {
     closed: u32,
     /// Failures in a row that may pass by themselves.
     passing: u32,
+    /// Lists in a row that failed when they were due.
+    overdue: u32,
     trust: Trust,
 }
 
@@ -132,16 +146,17 @@ impl<S: Sink> Follow<S> {
             failures: 0,
             closed: 0,
             passing: 0,
+            overdue: 0,
             trust: Trust::Same,
         }
     }
 
     /// Keeps up until nobody listens.
     pub(super) async fn run(&mut self) -> Closed {
-        let mut next = Next::List;
+        let mut next = Next::List(Last::Void);
         loop {
             let step = match next {
-                Next::List => self.list_step().await,
+                Next::List(last) => self.list_step(last).await,
                 Next::Watch => self.watch_step().await,
             };
             next = match step {
@@ -151,10 +166,11 @@ impl<S: Sink> Follow<S> {
         }
     }
 
-    async fn list_step(&mut self) -> Result<Next, Closed> {
+    async fn list_step(&mut self, last: Last) -> Result<Next, Closed> {
         match self.list().await {
             Ok(version) => {
                 self.version = version;
+                self.overdue = 0;
                 self.relist_at = Instant::now() + backoff::about(self.timing.relist);
                 self.wait_for_gate().await;
                 let events = self.sink.commit();
@@ -167,7 +183,7 @@ impl<S: Sink> Follow<S> {
                 Ok(Next::Watch)
             }
             Err(failure) => {
-                let is_refused = failure.is_refused();
+                let (is_refused, answer) = (failure.is_refused(), failure.answer);
                 self.fail(failure).await;
                 let events = self.sink.failed();
                 self.send(events).await?;
@@ -175,15 +191,38 @@ impl<S: Sink> Follow<S> {
                 if is_refused {
                     self.open_gate();
                 }
+                Ok(self.without_list(last, answer).await)
+            }
+        }
+    }
+
+    /// A list failed.
+    async fn without_list(&mut self, last: Last, answer: Answer) -> Next {
+        match last {
+            Last::Void => {
                 self.pause().await;
-                Ok(Next::List)
+                Next::List(Last::Void)
+            }
+            // It was due: the watch, which worked, passes the time until the next attempt.
+            Last::Good if self.relist_at <= Instant::now() => {
+                self.overdue += 1;
+                self.relist_at = self.next_watch() + self.pause_after(self.overdue);
+                Next::Watch
+            }
+            // Watches fail, and lists fare no better.
+            Last::Good => {
+                if answer == Answer::None {
+                    self.trust = Trust::Doubtful;
+                }
+                self.pause().await;
+                Next::Watch
             }
         }
     }
 
     async fn watch_step(&mut self) -> Result<Next, Closed> {
-        if let Some(last) = self.watched_at {
-            sleep_until(last + self.timing.floor).await;
+        if self.watched_at.is_some() {
+            sleep_until(self.next_watch()).await;
             self.health.reconnected(S::RESOURCE);
         }
         self.watched_at = Some(Instant::now());
@@ -199,8 +238,9 @@ impl<S: Sink> Follow<S> {
         };
         Ok(match end {
             End::Closed | End::ClosedEarly | End::Silent => Next::Watch,
+            End::Due => Next::List(Last::Good),
             // A watch that says nothing may hide anything.
-            End::Due | End::Mute => Next::List,
+            End::Mute => Next::List(Last::Void),
             End::WentBack => {
                 log::warn!(
                     "{}: the API server is behind version {}, which it had reached before, as after a restored \
@@ -212,7 +252,7 @@ impl<S: Sink> Follow<S> {
                 if self.failures > 1 {
                     self.pause().await;
                 }
-                Next::List
+                Next::List(Last::Void)
             }
             End::Expired => {
                 log::debug!("{}: version {} is gone, listing", S::RESOURCE.name(), self.version);
@@ -222,7 +262,7 @@ impl<S: Sink> Follow<S> {
                 if again {
                     self.pause().await;
                 }
-                Next::List
+                Next::List(Last::Void)
             }
             End::ClosedAtOnce if self.closed + 1 < CLOSED_TO_COMPLAIN => {
                 self.closed += 1;
@@ -243,7 +283,7 @@ impl<S: Sink> Follow<S> {
                 self.pause().await;
                 match then {
                     Then::Resume => self.resume(),
-                    Then::Relist => Next::List,
+                    Then::Relist => Next::List(Last::Void),
                 }
             }
         })
@@ -251,7 +291,7 @@ impl<S: Sink> Follow<S> {
 
     /// Every few failures, see whether a list fares better.
     fn resume(&self) -> Next {
-        if self.failures.is_multiple_of(FAILURES_TO_RELIST) { Next::List } else { Next::Watch }
+        if self.failures.is_multiple_of(FAILURES_TO_RELIST) { Next::List(Last::Good) } else { Next::Watch }
     }
 
     /// Reads everything; the version that it was read at.
@@ -364,10 +404,13 @@ impl<S: Sink> Follow<S> {
         }
     }
 
-    /// The resource is being followed as it should.
+    /// The resource is being followed as it should, unless a list is overdue: that goes on failing.
     fn well(&mut self) {
         self.failures = 0;
         self.closed = 0;
+        if self.overdue > 0 {
+            return;
+        }
         self.passing = 0;
         if let Some(outage) = self.health.recovered(S::RESOURCE) {
             log::info!("following {} again after {} s", S::RESOURCE.name(), outage.as_secs());
@@ -397,7 +440,17 @@ impl<S: Sink> Follow<S> {
     }
 
     async fn pause(&self) {
-        sleep(backoff::pause(self.timing.backoff, self.timing.backoff_cap, self.failures)).await;
+        sleep(self.pause_after(self.failures)).await;
+    }
+
+    /// When the next watch may begin.
+    fn next_watch(&self) -> Instant {
+        let now = Instant::now();
+        self.watched_at.map_or(now, |last| now.max(last + self.timing.floor))
+    }
+
+    fn pause_after(&self, failures: u32) -> Duration {
+        backoff::pause(self.timing.backoff, self.timing.backoff_cap, failures)
     }
 
     fn client_failure(&self, doing: Doing, error: &kube::Error) -> Failure {

@@ -57,8 +57,8 @@ pub struct Timing {
     pub request: Duration,
     /// How long the server is asked to keep a watch open, give or take a fifth.
     pub watch: Duration,
-    /// A watch without an event or bookmark for this long is taken for dead. Servers send a bookmark
-    /// about once a minute.
+    /// A watch without an event or bookmark for this long is taken for dead; one that never had any leads
+    /// to a full list. Servers send a bookmark about once a minute.
     pub silence: Duration,
     /// Shortest time between the beginnings of two watches of one resource.
     pub floor: Duration,

@@ -40,7 +40,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Changes that the server remembers.
 const HISTORY: usize = 200;
 
-/// Most requests in a day. Days were seen to take 6,000; one resource that never pauses takes 86,400.
+/// Most requests in a day. Days were seen to take 8,000; one resource that never pauses takes 86,400.
 const REQUESTS: u64 = 20_000;
 
 type Random = Arc<Mutex<u64>>;

@@ -284,3 +284,100 @@ async fn a_refusal_that_passes_is_not_told() {
     assert_eq!(harness.services().errors, 1);
     assert!(harness.services().failing.is_none());
 }
+
+/// A watch with a change 100 ms after it began, and then nothing.
+fn change_soon(name: &str, version: &str) -> Answer {
+    Answer::Watch(vec![Step::Wait(Duration::from_millis(100)), added(name, 1, version), Step::Hang])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_fails_when_it_is_due_does_not_end_the_watch() {
+    for failure in [
+        || Answer::Status(429, "too many lists"),
+        || Answer::Status(504, "too slow"),
+        || Answer::Status(403, "list is forbidden"),
+        || Answer::Hang,
+        || Answer::Broken,
+    ] {
+        let api = FakeApi::default();
+        api.answer("list services", [list("10")]);
+        api.answer("list services", (0..1_000).map(|_| failure()));
+        let steps = (0..60).flat_map(|_| [Step::Wait(Duration::from_secs(60)), bookmark("11")]);
+        api.answer("watch services", [Answer::Watch(steps.collect())]);
+        let versions: Vec<_> = (12..32).map(|version| version.to_string()).collect();
+        api.answer(
+            "watch services",
+            versions.iter().map(|version| change_soon(&format!("s{version}"), version)),
+        );
+        let mut harness = Harness::start(api.clone());
+        harness.expect(&["all [a:1]"]).await;
+        for version in &versions {
+            harness.expect(&[&format!("s{version}:1")]).await;
+            assert!(harness.services().contact.unwrap() < Duration::from_secs(1));
+        }
+        // Each began where the one before had come to, after one list each, and with pauses that grow although every
+        // watch works.
+        assert_eq!(harness.versions()[..3], ["10", "11", "12"]);
+        let lists = api.asked("list services");
+        assert_eq!(lists.len(), 1 + versions.len());
+        let (first, last) = (lists[1].at, lists[versions.len()].at);
+        assert!(last - first > Duration::from_secs(150), "{:?}", last - first);
+        assert!(last - first < (harness.timing.backoff_cap + harness.timing.request) * 20);
+        // It is failing all the while, and says so.
+        let (text, since) = harness.services().failing.unwrap();
+        assert!(text.starts_with("cannot list services") || text.contains("cannot reach"), "{text}");
+        assert!(since + Duration::from_secs(31) > last - first, "{since:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_overdue_is_made_up_for() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    api.answer("list services", (0..8).map(|_| Answer::Status(429, "too many lists")));
+    api.answer("list services", [Answer::List(vec![service("b", 2, "1")], "20", None)]);
+    let steps = (0..60).flat_map(|_| [Step::Wait(Duration::from_secs(60)), bookmark("11")]);
+    api.answer("watch services", [Answer::Watch(steps.collect())]);
+    let start = Instant::now();
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "all [b:2]"]).await;
+    let minutes = start.elapsed().as_secs() / 60;
+    assert!((24..=39).contains(&minutes), "{minutes} minutes");
+    assert!(harness.services().failing.is_some());
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(harness.versions().last().unwrap(), "20");
+    assert!(harness.services().failing.is_none(), "it is well again");
+    // The next one is due by the clock again.
+    harness.expect_quiet(Duration::from_secs(120)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_go_on_where_lists_fail_too() {
+    let api = FakeApi::default();
+    api.answer("list services", [list("10")]);
+    api.answer("list services", (0..1_000).map(|_| Answer::Status(504, "too slow")));
+    api.answer("watch services", (0..12).map(|_| Answer::Status(503, "away")));
+    api.answer("watch services", [Answer::Watch(vec![added("b", 2, "11"), Step::Hang])]);
+    let mut harness = Harness::start(api);
+    harness.expect(&["all [a:1]", "b:2"]).await;
+    assert_eq!(harness.versions(), ["10"; 13]);
+    assert_eq!((harness.services().lists, harness.api.asked("list services").len()), (1, 3));
+    assert!(harness.services().failing.is_none(), "no list is due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_gone_is_not_watched_from() {
+    for end in
+        [Step::Event("ERROR", status(410, "too old")), Step::Event("ERROR", status(500, "lost")), Step::Hang]
+    {
+        let api = FakeApi::default();
+        api.answer("list services", [list("10")]);
+        api.answer("list services", (0..10).map(|_| Answer::Status(504, "too slow")));
+        api.answer("list services", [list("20")]);
+        api.answer("watch services", [Answer::Watch(vec![end])]);
+        let mut harness = Harness::start(api);
+        harness.expect(&["all [a:1]", "all [a:1]"]).await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(harness.versions(), ["10", "20"]);
+    }
+}
