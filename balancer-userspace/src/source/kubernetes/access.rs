@@ -100,14 +100,28 @@ impl Connection {
     }
 
     /// Reads the configuration again: tokens in files are followed by the client itself, certificates
-    /// and tokens within a kubeconfig are not. What cannot be read leaves things as they are.
-    pub(super) async fn refresh(&mut self) {
-        let Some(access) = &self.access else { return };
+    /// and tokens within a kubeconfig are not, nor is the server. What cannot be read leaves things as they are.
+    pub(super) async fn refresh(&mut self) -> Server {
+        let Some(access) = &self.access else { return Server::Same };
         match Self::new(access.clone()).await {
-            Ok(fresh) => *self = fresh,
-            Err(error) => log::debug!("cannot read the client configuration again: {error}"),
+            Ok(fresh) => {
+                let server = if fresh.server == self.server { Server::Same } else { Server::Other };
+                *self = fresh;
+                server
+            }
+            Err(error) => {
+                log::debug!("cannot read the client configuration again: {error}");
+                Server::Same
+            }
         }
     }
+}
+
+/// Whether a configuration that was read again names the server that it named before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    Same,
+    Other,
 }
 
 fn client(mut config: Config, place: &str) -> Result<Client, SourceError> {

@@ -41,8 +41,7 @@ pub(super) struct Failure {
     /// Whether it is about the server as a whole.
     pub extent: Extent,
     pub then: Then,
-    /// The server does not know who we are.
-    pub unauthorized: Unauthorized,
+    pub blame: Blame,
     /// The server knows who we are, and we may not.
     pub refused: Refused,
     pub worth: Worth,
@@ -70,10 +69,14 @@ pub(super) enum Worth {
     Lasting,
 }
 
+/// Whether the client's configuration may be at fault, so that it is worth reading again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unauthorized {
-    Yes,
-    No,
+pub(super) enum Blame {
+    /// It is: the server does not know who we are.
+    Identity,
+    /// The server or its authority may be another one there by now. More often the server is just away.
+    Connection,
+    Other,
 }
 
 impl Failure {
@@ -83,7 +86,7 @@ impl Failure {
             text: format!("cannot {} {}: {text}", doing.name(), resource.name()),
             extent: Extent::Resource,
             then,
-            unauthorized: Unauthorized::No,
+            blame: Blame::Other,
             refused: Refused::No,
             worth: Worth::AtOnce,
             answer: Answer::None,
@@ -144,7 +147,7 @@ impl Failure {
             Self::new(resource, doing, &code.to_string(), &format!("HTTP {code}{message}{remedy}"), then);
         failure.answer = Answer::Status;
         match code {
-            401 => failure.unauthorized = Unauthorized::Yes,
+            401 => failure.blame = Blame::Identity,
             403 => (failure.refused, failure.worth) = (Refused::Yes, Worth::Lasting),
             _ => {}
         }
@@ -179,7 +182,7 @@ impl Failure {
                     ),
                     extent: Extent::Source,
                     then: Then::Resume,
-                    unauthorized: Unauthorized::No,
+                    blame: Blame::Connection,
                     refused: Refused::No,
                     worth: Worth::AtOnce,
                     answer: Answer::None,

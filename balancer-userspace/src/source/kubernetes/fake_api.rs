@@ -86,16 +86,19 @@ impl FakeApi {
     }
 
     pub(super) fn client(&self) -> Client {
+        Client::new(self.router(), "default")
+    }
+
+    pub(super) fn router(&self) -> Router {
         let api = self.clone();
-        let router = Router::new().fallback(move |request: Request<Body>| {
+        Router::new().fallback(move |request: Request<Body>| {
             let api = api.clone();
             async move {
                 let (parts, body) = request.into_parts();
                 let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
                 api.take(&parts, &body).respond_soon().await
             }
-        });
-        Client::new(router, "default")
+        })
     }
 
     /// Notes a request and takes the answer to it.

@@ -31,9 +31,9 @@ use tokio::{
 use self::doubt::{Trust, is_before};
 use super::{
     Timing,
-    access::Connection,
+    access::{Connection, Server},
     backoff,
-    failure::{Answer, Doing, Failure, Then, Unauthorized, Worth, is_expired},
+    failure::{Answer, Blame, Doing, Failure, Then, Worth, is_expired},
     sinks::Sink,
 };
 use crate::{
@@ -106,7 +106,7 @@ pub(super) struct Follow<S: Sink> {
     events: Events,
     health: Arc<SourceHealth>,
     gate: Gate,
-    /// Where the next watch begins.
+    /// Where the next watch begins; empty where only a list can tell.
     version: String,
     /// When the next full list is due.
     relist_at: Instant,
@@ -120,6 +120,8 @@ pub(super) struct Follow<S: Sink> {
     passing: u32,
     /// Lists in a row that failed when they were due.
     overdue: u32,
+    /// When the client's configuration was last read again.
+    refreshed_at: Option<Instant>,
     trust: Trust,
 }
 
@@ -147,6 +149,7 @@ impl<S: Sink> Follow<S> {
             closed: 0,
             passing: 0,
             overdue: 0,
+            refreshed_at: None,
             trust: Trust::Same,
         }
     }
@@ -191,6 +194,7 @@ impl<S: Sink> Follow<S> {
                 if is_refused {
                     self.open_gate();
                 }
+                let last = if self.version.is_empty() { Last::Void } else { last };
                 Ok(self.without_list(last, answer).await)
             }
         }
@@ -291,7 +295,13 @@ impl<S: Sink> Follow<S> {
 
     /// Every few failures, see whether a list fares better.
     fn resume(&self) -> Next {
-        if self.failures.is_multiple_of(FAILURES_TO_RELIST) { Next::List(Last::Good) } else { Next::Watch }
+        if self.version.is_empty() {
+            Next::List(Last::Void)
+        } else if self.failures.is_multiple_of(FAILURES_TO_RELIST) {
+            Next::List(Last::Good)
+        } else {
+            Next::Watch
+        }
     }
 
     /// Reads everything; the version that it was read at.
@@ -425,7 +435,7 @@ impl<S: Sink> Follow<S> {
             let problem = Problem { what: name.to_owned(), why, loss: Loss::Object };
             self.health.set_problems(name, vec![problem]);
         }
-        let Failure { class, text, extent, unauthorized, worth, .. } = failure;
+        let Failure { class, text, extent, blame, worth, .. } = failure;
         self.passing = if worth == Worth::Lasting { self.passing + 1 } else { 0 };
         if worth == Worth::Lasting && !self.version.is_empty() && self.passing < TIMES_TO_LAST {
             _ = self.health.failed(S::RESOURCE, extent, &format!("{class}, at first"), &text);
@@ -433,9 +443,30 @@ impl<S: Sink> Follow<S> {
         } else if self.health.failed(S::RESOURCE, extent, &class, &text) == Novelty::New {
             log::warn!("{text}; trying again, and what is in place stays until then");
         }
-        if unauthorized == Unauthorized::Yes {
-            self.connection.refresh().await;
-            self.api = Api::all(self.connection.client());
+        match blame {
+            Blame::Identity => self.refresh().await,
+            Blame::Connection
+                if self.refreshed_at.is_none_or(|last| last.elapsed() >= self.timing.backoff_cap) =>
+            {
+                self.refresh().await;
+            }
+            Blame::Connection | Blame::Other => {}
+        }
+    }
+
+    /// Reads the client's configuration again.
+    async fn refresh(&mut self) {
+        self.refreshed_at = Some(Instant::now());
+        let server = self.connection.refresh().await;
+        self.api = Api::all(self.connection.client());
+        if server == Server::Other {
+            log::info!(
+                "reading {} from the API server at {} now",
+                S::RESOURCE.name(),
+                self.connection.server()
+            );
+            // It may be of another cluster, with versions of its own.
+            self.version.clear();
         }
     }
 

@@ -1,6 +1,6 @@
 //! Failures, and how often they are met.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::{
@@ -9,9 +9,12 @@ use tokio::{
 };
 
 use super::{Answer, FakeApi, Harness, Step, Timing, added, bookmark, list, service, status};
-use crate::source::{
-    SourceHealth, SourceKind,
-    kubernetes::{Access, KubernetesConfig, run},
+use crate::{
+    model::Event,
+    source::{
+        SourceHealth, SourceKind,
+        kubernetes::{Access, KubernetesConfig, run},
+    },
 };
 
 #[tokio::test(start_paused = true)]
@@ -184,17 +187,100 @@ async fn what_cannot_be_read_leads_to_a_list() {
     assert!(harness.services().last_error.unwrap().contains("is not one of an object"));
 }
 
+/// A port that nobody listens on: it was just given up.
+fn dead_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn kubeconfig(port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\nusers: []\nclusters:\n- name: x\n  cluster: {{server: 'http://127.0.0.1:{port}'}}\n\
+         contexts:\n- name: x\n  context: {{cluster: x}}\n"
+    )
+}
+
+/// A source that reads this kubeconfig; it ends with what is returned beside its health.
+fn start(path: &Path, cap: Duration) -> (Arc<SourceHealth>, mpsc::Receiver<Event>) {
+    let (sender, events) = mpsc::channel(64);
+    let health = Arc::new(SourceHealth::new(SourceKind::Kubernetes));
+    let timing = Timing { backoff: Duration::from_millis(10), backoff_cap: cap, ..Timing::default() };
+    let access = Access { kubeconfig: Some(path.to_owned()), context: None };
+    let config = KubernetesConfig { access, node_name: "n1".into(), pods: super::ReadPods::Yes, timing };
+    tokio::spawn(run(config, sender, health.clone()));
+    (health, events)
+}
+
+/// Serves this on a port.
+async fn serve(api: &FakeApi) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = api.router();
+    tokio::spawn(async { axum::serve(listener, router).await });
+    port
+}
+
+/// Waits until something is so.
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Whether each resource has failed so often.
+fn failed(health: &SourceHealth, times: u64) -> bool {
+    health.snapshot().resources.iter().all(|resource| resource.errors >= times)
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_was_corrected_is_read_again_and_not_at_every_failure() {
+    for (cap, read) in [(Duration::from_millis(20), true), (Duration::from_secs(3600), false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        std::fs::write(&path, kubeconfig(dead_port())).unwrap();
+        let (health, _events) = start(&path, cap);
+        until("no failure", || failed(&health, 1)).await;
+        let api = FakeApi::default();
+        std::fs::write(&path, kubeconfig(serve(&api).await)).unwrap();
+        if read {
+            until("the file is not read again", || health.synced()).await;
+        } else {
+            until("no more failures", || failed(&health, 6)).await;
+            assert!(!health.synced() && api.asked("list services").is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_server_is_listed_before_it_is_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config");
+    let (before, after) = (FakeApi::default(), FakeApi::default());
+    before.answer("list services", [list("10")]);
+    before.answer(
+        "watch services",
+        [Answer::Watch(vec![bookmark("11"), Step::Wait(Duration::from_millis(100)), Step::Break])],
+    );
+    before.answer("probe services", (0..1_000).map(|_| Answer::Broken));
+    before.answer("list services", (0..1_000).map(|_| Answer::Broken));
+    after.answer("list services", [list("3")]);
+    std::fs::write(&path, kubeconfig(serve(&before).await)).unwrap();
+    let (_health, mut events) = start(&path, Duration::from_millis(20));
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    until("no watch", || !before.asked("watch services").is_empty()).await;
+    std::fs::write(&path, kubeconfig(serve(&after).await)).unwrap();
+    until("no watch of the other", || !after.asked("watch services").is_empty()).await;
+    assert_eq!(after.asked("watch services")[0].query["resourceVersion"], "3");
+}
+
 #[tokio::test]
 async fn an_api_server_that_cannot_be_reached_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config");
-    // A port that nobody listens on: it was just given up.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let text = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: x\nusers: []\nclusters:\n- name: x\n  cluster: {{server: 'http://127.0.0.1:{port}'}}\n\
-         contexts:\n- name: x\n  context: {{cluster: x}}\n"
-    );
-    std::fs::write(&path, text).unwrap();
+    let port = dead_port();
+    std::fs::write(&path, kubeconfig(port)).unwrap();
     let (sender, events) = mpsc::channel(4);
     let health = Arc::new(SourceHealth::new(SourceKind::Kubernetes));
     let timing = Timing {
