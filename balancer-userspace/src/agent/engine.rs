@@ -11,7 +11,7 @@ use crate::{
     datapath::Maps,
     lifecycle::{self, Departed},
     metrics::{AgentMetrics, EventKind, Outcome},
-    model::{Event, Index, ObjectName, PortKey},
+    model::{Event, Index, ObjectName},
     reconcile::Reconciler,
 };
 
@@ -233,13 +233,8 @@ impl Engine {
 
     /// What the tables hold of Services and backends whose open connections are looked after.
     pub(super) fn lifecycle(&self) -> lifecycle::Update {
-        let departed =
-            |(backend, service, state, since)| Departed { backend, service, state, since, several: false };
+        let departed = |(backend, service, state, since)| Departed { backend, service, state, since };
         let mut departed: Vec<Departed> = self.reconciler.departed().map(departed).collect();
-        if !departed.is_empty() {
-            let several = self.reconciler.ids_where(|port| has_several_slices(&self.index, port));
-            departed.iter_mut().for_each(|departed| departed.several = several.contains(&departed.service));
-        }
         departed.sort_unstable_by_key(|departed| departed.backend);
         lifecycle::Update { services: self.reconciler.rebalanced(), departed }
     }
@@ -278,11 +273,6 @@ impl Engine {
     }
 }
 
-/// Whether the endpoints of a Service port may come from several slices.
-fn has_several_slices(index: &Index, port: &PortKey) -> bool {
-    index.slices_of(&port.service).filter(|slice| slice.family == port.family).count() > 1
-}
-
 fn kind(event: &Event) -> EventKind {
     match event {
         Event::AllServices(_) | Event::AllSlices(_) | Event::AllNamespaces(_) | Event::AllPods(_) => {
@@ -296,43 +286,5 @@ fn kind(event: &Event) -> EventKind {
         Event::Namespace(_) | Event::NamespaceGone(_) => EventKind::Namespace,
         Event::Pod(_) | Event::PodGone(_) => EventKind::Pod,
         Event::Skipped { .. } => EventKind::Skipped,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{ConnectionSettings, Defaults, Family, Protocol, Selection, SliceSpec};
-
-    #[test]
-    fn slices_are_counted_by_family() {
-        let connections = ConnectionSettings::default();
-        let algorithm = balancer_common::abi::Algorithm::Random;
-        let mut index =
-            Index::new(Defaults { algorithm, connections, selection: Selection::All, started_ms: 0 });
-        let service = ObjectName::new("shop", "web");
-        let port = PortKey {
-            service: service.clone(),
-            port_name: "".into(),
-            protocol: Protocol::Tcp,
-            family: Family::V4,
-        };
-        let mut add = |name: &str, family| {
-            let slice = SliceSpec {
-                name: ObjectName::new("shop", name),
-                service: service.name.clone(),
-                family,
-                ports: Vec::new(),
-                endpoints: Vec::new(),
-                weight: 1,
-                triggered_ms: None,
-                problems: Vec::new(),
-            };
-            index.apply(Event::Slice(Box::new(slice)));
-            has_several_slices(&index, &port)
-        };
-        assert!(!add("web-1", Family::V4));
-        assert!(!add("web-2", Family::V6));
-        assert!(add("web-3", Family::V4));
     }
 }

@@ -17,11 +17,9 @@ use crate::{
     sockets::{Destroyed, LiveSocket},
 };
 
-/// How long a backend must have been gone.
+/// How long a backend must have been gone: an endpoint that is moved from one slice to another
+/// may be in neither for a moment.
 const SETTLED: Duration = Duration::from_millis(250);
-/// The same where its Service has several slices: an endpoint that is moved from one to another may be in neither until the
-/// controller has written the other one, which on a busy API server takes seconds.
-const SETTLED_OF_SEVERAL: Duration = Duration::from_secs(10);
 /// How long is waited between two tries, in nanoseconds, once a few were in vain: sockets may be where this process
 /// cannot look.
 const RETRY_NS: u64 = 10_000_000_000;
@@ -36,7 +34,7 @@ pub struct Closing {
 impl Closing {
     /// Whether the sockets of a backend are to be closed now.
     pub fn is_due(&self, gone: &Departed, now_ns: u64) -> bool {
-        let settled = gone.since.elapsed() >= if gone.several { SETTLED_OF_SEVERAL } else { SETTLED };
+        let settled = gone.since.elapsed() >= SETTLED;
         let patient =
             |(tries, last_ns): &(u32, u64)| *tries < TRIES || now_ns.saturating_sub(*last_ns) >= RETRY_NS;
         settled && self.tries.get(&gone.backend).is_none_or(patient)
@@ -100,21 +98,9 @@ mod tests {
 
     use super::*;
 
-    fn gone(ago: Duration, several: bool) -> Departed {
-        let since = Instant::now().checked_sub(ago).unwrap();
-        Departed { service: 3, backend: 7, state: BackendState::Removed, since, several }
-    }
-
-    #[test]
-    fn an_endpoint_between_two_slices_is_waited_for() {
-        let is_due = |ago, several| Closing::default().is_due(&gone(ago, several), 0);
-        assert!(!is_due(Duration::from_millis(200), false) && is_due(Duration::from_millis(250), false));
-        assert!(!is_due(Duration::from_millis(9_500), true) && is_due(Duration::from_secs(10), true));
-    }
-
     #[test]
     fn what_has_come_back_is_not_gone() {
-        let gone = gone(Duration::ZERO, false);
+        let gone = Departed { service: 3, backend: 7, state: BackendState::Removed, since: Instant::now() };
         let backend =
             |state: BackendState, service| Backend { state: state as u16, service, ..Backend::default() };
         assert!(is_gone(&backend(BackendState::Removed, 3), &gone));

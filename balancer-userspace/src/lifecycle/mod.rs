@@ -52,8 +52,6 @@ pub struct Departed {
     pub state: BackendState,
     /// Since when.
     pub since: Instant,
-    /// Whether its Service has several slices of its family, and an endpoint may be on its way from one to another.
-    pub several: bool,
 }
 
 /// What the tables hold now, as far as it matters here.

@@ -3,7 +3,7 @@
 //! **Invariant:** a backend is `Removed` only if the desired set of a Service port that exists did not hold
 //! its endpoint any more. Whatever is less certain is `Unused`, of which nobody closes a connection.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use balancer_common::abi::{Backend, BackendState, Rebalance};
 
@@ -49,11 +49,6 @@ impl<K: KernelTables> Reconciler<K> {
         ports.filter_map(|key| Some((key.protocol, self.ports.get(key)?))).flat_map(|(protocol, port)| {
             port.members.values().map(move |held| (held.backend.addr, protocol, held.backend.port))
         })
-    }
-
-    /// Ids of the Service ports of which this is true.
-    pub fn ids_where(&self, wanted: impl Fn(&PortKey) -> bool) -> HashSet<u32> {
-        self.ports.iter().filter(|(key, _)| wanted(key)).map(|(_, port)| port.id).collect()
     }
 
     /// The port that has this id.
