@@ -7,10 +7,9 @@ use balancer_common::abi::{Refusal, Service};
 use super::{
     census::{Census, candidates, loads},
     gate::{self, Demand, Evidence},
-    hold::{self, Hold},
-    moving,
+    hold,
+    moving::{self, Reach},
     policy::{self, Excess, Load, Motion},
-    process::{self, Place},
     record::{self, Counter},
     worker::name,
 };
@@ -115,20 +114,9 @@ fn verdict(
     demand: &Demand,
 ) -> Result<(), Refusal> {
     gate::judge(evidence, demand)?;
-    let holders: Vec<u32> = match census.processes.place(socket) {
-        Place::Hidden(pids) => pids,
-        place => match (Hold::take(socket, &place), place) {
-            (Ok(hold), _) => return hold.pass(maps, demand).map(drop),
-            (Err(Refusal::Unreachable), Place::Held { pid, .. }) => vec![pid],
-            (Err(refusal), _) => return Err(refusal),
-        },
-    };
-    if !process::sees_all() {
-        Err(Refusal::Unreachable)
-    } else if !holders.iter().all(|pid| process::sleeps(*pid)) {
-        Err(Refusal::Running)
-    } else {
-        Ok(())
+    match moving::reach(census, socket)? {
+        Reach::Descriptor(hold) => hold.pass(maps, demand).map(drop),
+        Reach::Kernel(pids) => moving::asleep(&pids),
     }
 }
 

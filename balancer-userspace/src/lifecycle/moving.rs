@@ -46,20 +46,52 @@ pub fn relocate(
 ) -> Result<Way, Refusal> {
     // What the listing says is old, but never better than what is: it costs nothing to look there first.
     gate::judge(&hold::listed(socket).ok_or(Refusal::Changed)?, demand)?;
-    match census.processes.place(socket) {
-        Place::Hidden(pids) => destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed),
-        place => match (Hold::take(socket, &place), place) {
-            (Ok(hold), _) => {
-                hold.pass(maps, demand)?;
-                maps.withdraw_offer(socket.cookie);
-                hold.end().map(|()| Way::Shutdown)
-            }
-            // Its descriptor may be seen, and not duplicated. Who opened it may have ended since, and left it to a child.
-            (Err(Refusal::Unreachable), Place::Held { pid, .. }) => {
-                destroy(maps, census, socket, demand, &[pid]).map(|()| Way::Destroyed)
-            }
-            (Err(refusal), _) => Err(refusal),
-        },
+    match reach(census, socket)? {
+        Reach::Descriptor(hold) => {
+            hold.pass(maps, demand)?;
+            maps.withdraw_offer(socket.cookie);
+            hold.end().map(|()| Way::Shutdown)
+        }
+        Reach::Kernel(pids) => destroy(maps, census, socket, demand, &pids).map(|()| Way::Destroyed),
+    }
+}
+
+/// How a connection can be got at.
+pub enum Reach {
+    /// Through its process's descriptor.
+    Descriptor(Hold),
+    /// Through the kernel alone; these processes may hold it.
+    Kernel(Vec<u32>),
+}
+
+/// How the connection of `socket` can be got at.
+///
+/// # Errors
+/// Why it cannot.
+pub fn reach(census: &mut Census, socket: &LiveSocket) -> Result<Reach, Refusal> {
+    let place = census.processes.place(socket);
+    if let Place::Hidden(pids) = place {
+        return Ok(Reach::Kernel(pids));
+    }
+    match (Hold::take(socket, &place), place) {
+        (Ok(hold), _) => Ok(Reach::Descriptor(hold)),
+        // Its descriptor may be seen, and not duplicated. Who opened it may have ended since, and left it to a child.
+        (Err(Refusal::Unreachable), Place::Held { pid, .. }) => Ok(Reach::Kernel(vec![pid])),
+        (Err(refusal), _) => Err(refusal),
+    }
+}
+
+/// Whether none of these processes can be about to write.
+///
+/// # Errors
+/// Why that cannot be told, or that one runs.
+pub fn asleep(pids: &[u32]) -> Result<(), Refusal> {
+    if !process::sees_all() {
+        Err(Refusal::Unreachable)
+    } else if !pids.iter().all(|pid| process::sleeps(*pid)) {
+        Err(Refusal::Running)
+    } else {
+        Ok(())
     }
 }
 
@@ -72,13 +104,8 @@ fn destroy(
     demand: &Demand,
     pids: &[u32],
 ) -> Result<(), Refusal> {
-    if !process::sees_all() {
-        return Err(Refusal::Unreachable);
-    }
     let before = hold::listed(socket).ok_or(Refusal::Changed)?;
-    if !pids.iter().all(|pid| process::sleeps(*pid)) {
-        return Err(Refusal::Running);
-    }
+    asleep(pids)?;
     let listing =
         census.channels.connected(maps.sockets(), &[Transport::Tcp]).map_err(|_| Refusal::Failed)?;
     let now = listing.sockets.iter().find(|now| now.cookie == socket.cookie).ok_or(Refusal::Changed)?;
